@@ -1,0 +1,107 @@
+"""What a checked file says, frozen and with every default filled in.
+
+All durations are seconds. These values are also what the routing table is made of, and what a checking process hands
+to a worker as JSON, so they hold names and numbers only, never code.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Strategy = Literal["fixed", "linear", "exponential"]
+OnError = Literal["stop", "continue"]
+
+DEFAULT_BROKER_URL = "sqlite:///router.db"
+DEFAULT_NAMESPACE = "router"
+DEFAULT_PRIORITY = 100
+DEFAULT_UNKNOWN_ROUTE_FOR = 600.0
+MAX_WAIT = 365 * 86_400.0
+"""Longest delay, backoff or timeout that a file may ask for, in seconds."""
+MAX_RETRIES = 1_000
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """The waits between attempts: a strategy over one base, or a list whose last entry repeats.
+
+    ``seconds`` has one entry where ``strategy`` is given, and at least one where it is None (a list in the file).
+    """
+
+    strategy: Strategy | None
+    seconds: tuple[float, ...]
+
+
+class Unique(msgspec.Struct, frozen=True):
+    """``uniqueJob: true``. ``by`` are dotted payload paths, empty for the whole payload; ``lock_timeout`` is the lease."""
+
+    by: tuple[str, ...] = ()
+    lock_timeout: float = 3600.0
+
+
+class AsyncOptions(msgspec.Struct, frozen=True):
+    """How one route runs later. ``max_attempts`` is the file's ``retries``: attempts in all, the first included."""
+
+    queue: str
+    delay: float
+    max_attempts: int
+    backoff: Backoff
+    timeout: float
+    on_failure: str | None = None
+    on_retry: str | None = None
+    unique: Unique | None = None
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One handler bound to one point. ``options`` is None for a synchronous route."""
+
+    id: str
+    point: str
+    handler: str
+    priority: int = DEFAULT_PRIORITY
+    on_error: OnError = "stop"
+    options: AsyncOptions | None = None
+
+
+class Point(msgspec.Struct, frozen=True):
+    """An extension point. ``routes`` are in the order in which they run: by priority, ties as in the file.
+
+    ``event`` is an import path; ``schema`` the JSON Schema itself, already read.
+    """
+
+    name: str
+    routes: tuple[Route, ...] = ()
+    description: str | None = None
+    event: str | None = None
+    schema: dict[str, object] | bool | None = None
+    interruptible: bool = False
+
+
+class AsyncDefaults(msgspec.Struct, frozen=True):
+    """The file's top-level ``async``: what every async route gets where it doesn't say otherwise."""
+
+    queue: str = "default"
+    tries: int = 3
+    backoff: Backoff = Backoff("exponential", (10.0,))
+    delay: float = 0.0
+    timeout: float = 600.0
+    on_failure: str | None = None
+    on_retry: str | None = None
+    unique: Unique | None = None
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """One file, checked. Paths in it are absolute; ``hash`` is the SHA-256 of the file and of the schemas it names."""
+
+    path: str
+    hash: str
+    broker_url: str = DEFAULT_BROKER_URL
+    namespace: str = DEFAULT_NAMESPACE
+    locks_url: str | None = None
+    defaults: AsyncDefaults = AsyncDefaults()
+    bootstrap: str | None = None
+    pythonpath: tuple[str, ...] = ()
+    unknown_route_for: float = DEFAULT_UNKNOWN_ROUTE_FOR
+    concurrency: dict[str, int] = {}
+    """Queue name → how many of its jobs one worker runs at once, for the queues that limit it."""
+    points: tuple[Point, ...] = ()

@@ -1,0 +1,128 @@
+"""Every exception of the router, in one tree.
+
+::
+
+    RouterError
+    ├── ConfigError          the file is wrong; ``diagnostics`` says what, where and how to mend it
+    ├── ConfigNotFound       there is no such file
+    ├── UnknownPoint         nobody declared or registered this extension point
+    ├── InvalidPayload       the payload does not fit the point
+    ├── RegistrationError    ``register`` or ``register_async`` was called wrongly
+    ├── HandlerImportError   an import path leads nowhere, or to something that can't be called
+    ├── DispatchError        some jobs were not confirmed; ``confirmed`` and ``unconfirmed`` say which
+    ├── BrokerError
+    │   ├── BrokerUnavailable    out of reach or busy: worth another try
+    │   └── BrokerRefused        wrong set-up: trying again changes nothing
+    ├── LocksUnavailable     the lock store is out of reach; nothing was queued unlocked
+    └── JobError             given to ``onFailure`` and ``onRetry`` where the original exception is gone
+        ├── JobTimeout
+        └── ChildDied
+
+    Retry, Fail              raised *by* handlers; not errors of the router, so not under RouterError
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+class RouterError(Exception):
+    """Base of everything that the router raises on its own account."""
+
+
+class ConfigError(RouterError):
+    """The file can't be used.
+
+    ``diagnostics`` holds every mistake found (``router.config.diagnostics.Diagnostic``), in the order of the file;
+    ``str()`` shows them all with line, caret and hint.
+    """
+
+    def __init__(self, diagnostics: Sequence[Any]) -> None:
+        super().__init__(diagnostics)
+        self.diagnostics = tuple(diagnostics)
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(diagnostic) for diagnostic in self.diagnostics)
+
+
+class ConfigNotFound(RouterError):
+    """No configuration file where one was expected."""
+
+
+class UnknownPoint(RouterError, LookupError):
+    """The extension point was neither declared in the file nor registered."""
+
+
+class InvalidPayload(RouterError, ValueError):
+    """The payload is not JSON, too large, or does not fit the point's ``event`` type, ``schema`` or ``uniqueBy``."""
+
+
+class RegistrationError(RouterError, ValueError):
+    """A programmatic route was described wrongly."""
+
+
+class HandlerImportError(RouterError, ImportError):
+    """An import path ``package.module:attribute`` can't be imported, or what it names can't be called as a handler."""
+
+
+class DispatchError(RouterError):
+    """Not every job of a dispatch was confirmed by the broker.
+
+    ``confirmed`` are the ids of jobs that are safe; ``unconfirmed`` are the others, to be handed to
+    ``Router.resend``, which publishes only those, with the same ids.
+    """
+
+    def __init__(self, message: str, *, confirmed: Sequence[str] = (), unconfirmed: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.confirmed = tuple(confirmed)
+        self.unconfirmed = tuple(unconfirmed)
+
+
+class BrokerError(RouterError):
+    """The broker could not do what was asked."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker is out of reach, or busy for longer than the deadline; the same call may succeed later."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker can't be used as it is set up; only a change of the set-up helps."""
+
+
+class LocksUnavailable(RouterError):
+    """The lock store of unique jobs is out of reach."""
+
+
+class JobError(RouterError):
+    """What callbacks get where the original exception no longer exists."""
+
+
+class JobTimeout(JobError):
+    """The handler ran longer than its ``timeout`` and was killed."""
+
+
+class ChildDied(JobError):
+    """The process in which the handler ran ended before the handler did."""
+
+
+class Retry(Exception):  # noqa: N818 - named by what the handler asks for
+    """Raised by a handler: try this job again after ``delay`` (seconds or timedelta; None: the route's backoff).
+
+    It uses up an attempt; on the last one the job fails. ``raise Retry(...) from error`` keeps the cause in the history.
+    """
+
+    def __init__(self, reason: str = "asked for a retry", *, delay: float | timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
+class Fail(Exception):  # noqa: N818
+    """Raised by a handler: this job has failed, now; no attempts are left."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)

@@ -1,0 +1,1 @@
+"""What travels: the job, its encoding, and the decisions about its life."""

@@ -1,0 +1,109 @@
+"""A job and its encoding on the wire.
+
+The body is one JSON object. A field that this version doesn't know is copied into every successor, so that an older
+worker between two newer ones loses nothing. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import uuid_utils
+
+from router.errors import RouterError
+
+WIRE_VERSION = 1
+MAX_HISTORY = 10
+MAX_ERROR_BYTES = 4096
+MAX_EVENT_BYTES = 16 * 1024 * 1024 - 128 * 1024
+"""Largest encoded payload: RabbitMQ 4 refuses bodies over 16 MiB, and a job's history needs room beside the payload."""
+
+AttemptOutcome = Literal["raised", "timeout", "died"]
+
+
+class AttemptRecord(msgspec.Struct, frozen=True):
+    """One failed attempt, as the history keeps it. ``at`` is when it ended, ``error`` at most 4 KiB of text."""
+
+    round: int
+    attempt: int
+    at: float
+    outcome: AttemptOutcome
+    error: str
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One async route's execution for one event.
+
+    ``attempt`` is the number of the attempt that comes next or runs now, from 1; ``round`` goes up when an operator
+    retries a failed job. ``event`` is the payload, still encoded. ``not_before`` is when a delayed job is due;
+    ``waiting_since`` is set while it waits for a worker that knows its route. ``lock`` is the key of its unique lock.
+    """
+
+    v: int
+    job: str
+    point: str
+    route: str
+    event: msgspec.Raw
+    dispatched_at: float
+    correlation: str
+    causation: str | None = None
+    round: int = 1
+    attempt: int = 1
+    not_before: float | None = None
+    waiting_since: float | None = None
+    lock: str | None = None
+    history: tuple[AttemptRecord, ...] = ()
+
+    @property
+    def run_key(self) -> tuple[str, int, int]:
+        """What one run of the job is known by: (job, round, attempt)."""
+        return (self.job, self.round, self.attempt)
+
+
+class UndecodableJob(RouterError):
+    """The bytes are not a job of a known version."""
+
+
+class UnknownVersion(UndecodableJob):
+    """A job, but of a wire version that this worker doesn't know; a newer one may."""
+
+
+def new_id() -> str:
+    """A UUIDv7: sorts by time of creation."""
+    return str(uuid_utils.uuid7())
+
+
+_decoder = msgspec.json.Decoder(Job)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_KNOWN = frozenset(Job.__struct_fields__)
+
+
+class _Version(msgspec.Struct):
+    v: int
+
+
+def decode(body: bytes) -> Job:
+    """The job in ``body``. Raises UnknownVersion or UndecodableJob, with the reason in words."""
+    try:
+        job = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        try:
+            version = msgspec.json.decode(body, type=_Version).v
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise UndecodableJob(f"not a job: {error}") from error
+        if version != WIRE_VERSION:
+            raise UnknownVersion(f"a job of wire version {version}; this worker knows {WIRE_VERSION}") from error
+        raise UndecodableJob(f"not a job: {error}") from error
+    if job.v != WIRE_VERSION:
+        raise UnknownVersion(f"a job of wire version {job.v}; this worker knows {WIRE_VERSION}")
+    return job
+
+
+def encode(job: Job, inherit: bytes | None = None) -> bytes:
+    """The job as JSON. ``inherit``: the body it came from, whose unknown fields are copied."""
+    body = msgspec.json.encode(job)
+    if inherit is None:
+        return body
+    unknown = {name: raw for name, raw in _fields.decode(inherit).items() if name not in _KNOWN}
+    return msgspec.json.encode(_fields.decode(body) | unknown) if unknown else body

@@ -1,0 +1,69 @@
+"""The contract of a lock store for unique jobs.
+
+A lock is a lease on a key, held by a job. Its value is the holder's (job, round, attempt), so that a stale copy of the
+same job, come back after a lost ack, is recognised by its lower value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a job wants to hold: ``key``, with its own (job, round, attempt) as the value."""
+
+    key: str
+    job: str
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The claim holds its key, for the time it asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The key is held by a later (round, attempt) of the same job: this copy is stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The key is held by another job."""
+
+    holder: str
+
+
+Verdict = Held | Superseded | Taken
+
+
+class Locks(Protocol):
+    """Every method may raise LocksUnavailable, within 5 seconds. Safe to call from many threads and after a fork.
+
+    ``now`` is never passed: expiry is judged by the store's own clock.
+    """
+
+    def hold(self, claim: Claim, lease: float) -> Verdict:
+        """Take, lengthen or raise the lock in one atomic step.
+
+        Free or expired: it is the claim's now, for ``lease`` seconds. Held by the same job with the same or a lower
+        (round, attempt): the value becomes the claim's and the lease starts afresh. Held by the same job with a higher
+        value: Superseded, nothing changes. Held by another job: Taken, nothing changes.
+        """
+        ...
+
+    def free(self, claim: Claim) -> bool:
+        """Give the key up if the same job holds it with the same or a lower value; True if it did. Never an error
+        if it didn't: a lease that ran out may have been taken by another job since."""
+        ...
+
+    def holder(self, key: str) -> Claim | None:
+        """Who holds ``key`` now; None if nobody does or the lease has run out."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections of this thread. Calling anything afterwards opens them anew."""
+        ...
