@@ -110,10 +110,10 @@ class ChildDied(JobError):
     """The process in which the handler ran ended before the handler did."""
 
 
-class Retry(Exception):  # noqa: N818 - named by what the handler asks for
+class Retry(Exception):
     """Raised by a handler: try this job again after ``delay`` (seconds or timedelta; None: the route's backoff).
 
-    It uses up an attempt; on the last one the job fails. ``raise Retry(...) from error`` keeps the cause in the history.
+    It uses up an attempt; on the last one the job fails. ``raise Retry(...) from error`` keeps the cause.
     """
 
     def __init__(self, reason: str = "asked for a retry", *, delay: float | timedelta | None = None) -> None:
@@ -121,7 +121,7 @@ class Retry(Exception):  # noqa: N818 - named by what the handler asks for
         self.delay = delay
 
 
-class Fail(Exception):  # noqa: N818
+class Fail(Exception):
     """Raised by a handler: this job has failed, now; no attempts are left."""
 
     def __init__(self, reason: str) -> None:

@@ -82,9 +82,9 @@ route; took the worker down with it each time."""
 
 @dataclass(frozen=True, slots=True)
 class FailedJob:
-    """A job that nobody will run until somebody retries it. ``body`` has the original bytes, ``error`` the last reason.
+    """A job that nobody will run until somebody retries it. ``body``: the original bytes, ``error``: the last reason.
 
-    ``id`` is the job id; for bytes that could not be decoded, one made from them. ``point`` and ``route`` are then empty.
+    ``id`` is the job id; for bytes that could not be decoded, one made from them, and ``point`` and ``route`` are empty.
     """
 
     id: str
@@ -119,7 +119,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Bury:
-    """The job has failed: kept as ``failed``, confirmed before the ack. ``free``: the lock to give up, before the ack."""
+    """The job has failed: kept as ``failed``, confirmed before the ack; then ``free``, the lock to give up, also before it."""
 
     delivery: Delivery
     failed: FailedJob
@@ -173,7 +173,7 @@ class Consumer(Protocol):
         ...
 
     def take_lost(self) -> list[Delivery]:
-        """Deliveries that stopped being ours since the last call, settled or not; the broker gives those jobs out again."""
+        """Deliveries that stopped being ours since the last call; the broker gives those jobs out again."""
         ...
 
     @property
@@ -194,7 +194,7 @@ class Consumer(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop taking part: what was delivered and not settled goes back to its queue, the worker's state is removed."""
+        """Stop taking part: what was delivered and not settled goes back, the worker's state is removed."""
         ...
 
 

@@ -33,7 +33,7 @@ class Backoff(msgspec.Struct, frozen=True):
 
 
 class Unique(msgspec.Struct, frozen=True):
-    """``uniqueJob: true``. ``by`` are dotted payload paths, empty for the whole payload; ``lock_timeout`` is the lease."""
+    """``uniqueJob: true``. ``by``: dotted payload paths, empty for all of it; ``lock_timeout``: the lease."""
 
     by: tuple[str, ...] = ()
     lock_timeout: float = 3600.0
