@@ -82,9 +82,9 @@ route; took the worker down with it each time."""
 
 @dataclass(frozen=True, slots=True)
 class FailedJob:
-    """A job that nobody will run until somebody retries it. ``body``: the original bytes, ``error``: the last reason.
+    """A job that nobody will run until it is retried. ``body`` are the original bytes, ``error`` is the last reason.
 
-    ``id`` is the job id; for bytes that could not be decoded, one made from them, and ``point`` and ``route`` are empty.
+    ``id`` is the job id; for bytes that can't be decoded, one made from them, and ``point`` and ``route`` are empty.
     """
 
     id: str
@@ -119,7 +119,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Bury:
-    """The job has failed: kept as ``failed``, confirmed before the ack; then ``free``, the lock to give up, also before it."""
+    """The job has failed: kept as ``failed``, confirmed before the ack; ``free``: the lock to give up, before the ack."""
 
     delivery: Delivery
     failed: FailedJob

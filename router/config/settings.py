@@ -31,9 +31,21 @@ class Backoff(msgspec.Struct, frozen=True):
     strategy: Strategy | None
     seconds: tuple[float, ...]
 
+    def wait(self, retry: int) -> float:
+        """Seconds to wait before retry number ``retry`` (from 1): fixed b, linear b·n, exponential b·2^(n-1); of a list
+        the n-th entry, the last one repeating. Source: design.md section 2."""
+        base = self.seconds[min(retry, len(self.seconds)) - 1]
+        match self.strategy:
+            case "linear":
+                return base * retry
+            case "exponential":
+                return base * 2.0 ** (retry - 1)
+            case _:
+                return base
+
 
 class Unique(msgspec.Struct, frozen=True):
-    """``uniqueJob: true``. ``by``: dotted payload paths, empty for all of it; ``lock_timeout``: the lease."""
+    """``uniqueJob: true``. ``by``: dotted payload paths, empty for all of it; ``lock_timeout``: seconds."""
 
     by: tuple[str, ...] = ()
     lock_timeout: float = 3600.0

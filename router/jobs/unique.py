@@ -1,0 +1,33 @@
+"""The key of a unique job's lock."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from router.config.settings import Unique
+from router.errors import InvalidPayload
+
+
+def lock_key(namespace: str, point: str, route: str, unique: Unique, event: bytes) -> str:
+    """``namespace:point:route:digest``, the digest being SHA-256 of the canonical JSON of what ``uniqueBy`` names.
+
+    ``event`` is the encoded payload. Raises InvalidPayload where it lacks one of the paths.
+    """
+    payload = msgspec.json.decode(event)
+    values = [_value(payload, path, point, route) for path in unique.by] if unique.by else payload
+    digest = hashlib.sha256(msgspec.json.encode(values, order="deterministic")).hexdigest()
+    return f"{namespace}:{point}:{route}:{digest}"
+
+
+def _value(payload: object, path: str, point: str, route: str) -> object:
+    value = payload
+    for word in path.split("."):
+        if not isinstance(value, Mapping) or word not in value:
+            raise InvalidPayload(
+                f"{point}: the payload has no {path!r}, by which jobs of {route} are unique (uniqueBy)"
+            )
+        value = value[word]
+    return value
