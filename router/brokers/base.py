@@ -109,8 +109,9 @@ class Done:
 class Forward:
     """The job goes on as ``successor`` (a retry, or waiting longer), which is confirmed before the ack.
 
-    If ``successor.claim`` is set, the lock is raised to it after the confirm and before the ack; a lock that another
-    job holds by now changes nothing here (the successor finds out when it starts).
+    If ``successor.claim`` is set, the lock is raised to it (`Locks.extend`, for ``delay + lease``) after the confirm
+    and before the ack, or with the ack where that is one transaction with the confirm. A lock that ran out, or that
+    another job holds by now, stays as it is: the successor finds out when it starts.
     """
 
     delivery: Delivery
@@ -119,7 +120,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Bury:
-    """The job has failed: kept as ``failed``, confirmed before the ack; ``free``: the lock to give up, before the ack."""
+    """The job has failed: kept as ``failed``, confirmed before the ack. ``free``: the lock to give up before it."""
 
     delivery: Delivery
     failed: FailedJob

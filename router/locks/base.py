@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from router.jobs.job import Job
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -18,6 +20,11 @@ class Claim:
     job: str
     round: int
     attempt: int
+
+
+def claim_of(job: Job) -> Claim | None:
+    """What this attempt of a unique job must hold; None for any other job."""
+    return Claim(job.lock, job.job, job.round, job.attempt) if job.lock else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,13 @@ class Locks(Protocol):
         Free or expired: it is the claim's now, for ``lease`` seconds. Held by the same job with the same or a lower
         (round, attempt): the value becomes the claim's and the lease starts afresh. Held by the same job with a higher
         value: Superseded, nothing changes. Held by another job: Taken, nothing changes.
+        """
+        ...
+
+    def extend(self, claim: Claim, lease: float) -> bool:
+        """Lengthen or raise a lock that the same job still holds, with the same or a lower value; True if it did.
+
+        Unlike `hold` it never takes a key that is free: the job may have finished, and freed it, a moment ago.
         """
         ...
 

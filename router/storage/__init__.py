@@ -1,0 +1,1 @@
+"""Files on disk that brokers and lock stores share."""
