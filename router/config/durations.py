@@ -1,0 +1,85 @@
+"""Durations as people write them: ``90``, ``500ms``, ``10s``, ``5m``, ``2h``, ``1d``."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+
+from router.config.settings import MAX_WAIT
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+FORMS = "a number of seconds, or a number with a unit: `500ms`, `10s`, `5m`, `2h`, `1d`"
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
+_OTHER_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\.?")
+_MEANT = {
+    "ms": ("millisecond", "milliseconds", "msec", "msecs", "millis"),
+    "s": ("sec", "secs", "second", "seconds"),
+    "m": ("min", "mins", "minute", "minutes"),
+    "h": ("hr", "hrs", "hour", "hours"),
+    "d": ("day", "days"),
+}
+_MEANT_BY = {name: unit for unit, names in _MEANT.items() for name in (unit, *names)}
+
+
+def parse_duration(value: object) -> float:
+    """``value`` in seconds: a number of seconds, a text such as ``"10s"``, or a timedelta.
+
+    Raises ValueError, with a message for people, for anything else, for negative values, and for more than 365 days.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, str):
+        match = _DURATION.fullmatch(value)
+        if match is None:
+            raise ValueError(_what_is_wrong(value))
+        number, unit = match.groups()
+        # Milliseconds are divided, so that 0.3 s and 300ms are the same float.
+        seconds = float(number) / 1000 if unit == "ms" else float(number) * UNITS[unit or "s"]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = _as_float(value)
+    else:
+        raise ValueError(f"must be a duration: {FORMS}")
+    if math.isnan(seconds):
+        raise ValueError(f"must be a duration: {FORMS}")
+    if seconds < 0:
+        raise ValueError("must not be negative")
+    if seconds > MAX_WAIT:
+        raise ValueError(f"is longer than 365 days ({MAX_WAIT} seconds), the longest that is allowed")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact text in one unit; ``parse_duration`` reads it back as the same number."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % UNITS[unit] == 0:
+            return f"{seconds / UNITS[unit]:.0f}{unit}"
+    if seconds % 1 == 0:
+        return f"{seconds:.0f}s"
+    if seconds < 1 and (text := f"{seconds * 1000:.0f}ms") and parse_duration(text) == seconds:
+        return text
+    return f"{_plain(seconds)}s"
+
+
+def _plain(number: float) -> str:
+    text = repr(number)
+    return text if "e" not in text else f"{number:.400f}".rstrip("0").rstrip(".")
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _what_is_wrong(text: str) -> str:
+    other = _OTHER_UNIT.fullmatch(text.strip()[:50])
+    if other and (unit := _MEANT_BY.get(other[2].lower())):
+        return f"must be a duration, written as `{other[1]}{unit}`"
+    if re.fullmatch(r"-[0-9.]+[a-z]*", text):
+        return "must not be negative"
+    if re.fullmatch(r"(?:[0-9]+[dhms]+){2,}", text):
+        return "must be a duration in a single unit, such as `90m` for an hour and a half"
+    return f"must be a duration: {FORMS}"
