@@ -177,7 +177,7 @@ class _Checker:
                 "give this one another `id`",
             )
         else:
-            message = f"`{route}` is handler {first + 1} here already, so their ids are the same"
+            message = f"`{route}` is handler {first + 1} of this list already, so their ids are the same"
             hint = "give one of them an `id` of its own, for example `id: second`"
         self._report(Problem(message, hint), *path, "id" if given else "handler")
 
@@ -201,7 +201,7 @@ class _Checker:
     def _options(self, given: Mapping[str, Any], path: ValuePath, defaults: AsyncDefaults) -> AsyncOptions | None:
         value = given.get("async")
         if value is False:
-            message, hint = "`async: false` is not needed", "leave `async` out: a handler without it is synchronous"
+            message, hint = "`async` can't be `false`", "leave `async` out: a handler without it is synchronous"
             self._report(Problem(message, hint), *path, "async")
         if value is not True and not isinstance(value, dict):
             return None

@@ -45,7 +45,7 @@ def _dotted(text: str) -> bool:
 
 def name_problem(label: str, text: str) -> Problem | None:
     """Queues and the namespace: they become parts of names on the broker, so a dot is not allowed."""
-    message = f"{label} must be a name of letters, digits, `_` and `-`, starting with a letter or digit"
+    message = f"{label} must consist of letters, digits, `_` and `-`, and start with a letter or digit"
     if len(text) > MAX_NAME:
         return Problem(f"{label} is longer than {MAX_NAME} characters", "choose a shorter name")
     if _NAME.fullmatch(text):
@@ -63,7 +63,7 @@ def point_problem(text: str) -> Problem | None:
     if _POINT.fullmatch(text):
         return None
     words = [word for word in re.split(r"[^A-Za-z0-9_-]+", text) if word.strip("-")]
-    meant = ".".join(word.lstrip("-") for word in words)
+    meant = ".".join(word.lstrip("-") for word in words) if text.isascii() else ""
     return Problem(
         f"`{text}` can't be the name of an extension point: use words of letters, digits, `_`, `-`, with dots between",
         f"for example `{meant or 'order.placed'}`",
@@ -77,6 +77,6 @@ def id_problem(label: str, text: str) -> Problem | None:
     if _ID.fullmatch(text):
         return None
     return Problem(
-        f"{label} must be letters, digits, `_`, `-`, `.` and `:`, starting with a letter or digit",
+        f"{label} must consist of letters, digits, `_`, `-`, `.` and `:`, and start with a letter or digit",
         "for example `confirmation`",
     )

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from router.config import wording
-from router.config.durations import parse_duration
+from router.config.durations import DurationError, parse_duration
 from router.config.names import import_path_problem, name_problem
 from router.config.problems import Problem
 from router.config.schema import options_validator
@@ -229,8 +229,8 @@ def duration_problem(label: str, value: object, *, positive: bool = False) -> Pr
     """What is wrong with a duration; ``positive``: 0 is not allowed."""
     try:
         seconds = parse_duration(value)
-    except ValueError as error:
-        return Problem(f"{label} {error}")
+    except DurationError as error:
+        return Problem(f"{label} {error.message}", error.hint, derived=True)
     return Problem(f"{label} must be longer than 0", "for example `10m`") if positive and seconds == 0 else None
 
 

@@ -11,6 +11,7 @@ from jsonschema.exceptions import SchemaError, UnknownType
 from jsonschema.validators import validator_for
 from referencing.exceptions import Unresolvable
 
+from router.config import wording
 from router.config.problems import Problem
 
 MAX_BYTES = 8 * 1024 * 1024
@@ -42,6 +43,8 @@ class PayloadSchemas:
         if len(content) > MAX_BYTES:
             return None, Problem(f"`{path}` is larger than {MAX_BYTES // 1024 // 1024} MiB")
         self.contents.append(content)
+        if not content.strip():
+            return None, Problem(f"`{path}` is empty", "the smallest schema is `{}`, which any payload fits")
         try:
             schema = msgspec.json.decode(content)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -59,8 +62,9 @@ def _schema_problem(schema: dict[str, Any] | bool, path: str) -> Problem | None:
         validator_for(schema, default=Draft202012Validator).check_schema(cast(Any, schema))
     except SchemaError as error:
         place = "".join(f"/{step}" for step in error.absolute_path) or "/"
-        message = error.message if len(error.message) <= 120 else f"the value there does not fit `{error.validator}`"
-        return Problem(f"`{path}` is not a valid JSON Schema: at `{place}`: {message}")
+        value = msgspec.json.encode(error.instance).decode()
+        shown = value if len(value) <= 60 else wording.kind(error.instance)
+        return Problem(f"`{path}` is not a valid JSON Schema: {shown} is not allowed at `{place}`")
     except (RecursionError, UnknownType, Unresolvable, TypeError, ValueError) as error:
         return Problem(f"`{path}` is not a valid JSON Schema: {type(error).__name__}")
     return None

@@ -114,10 +114,7 @@ class _Translation:
         rest = self._rest()
         if rest.startswith("\t"):
             return self.tab()
-        hint = f"put quotes around the value: `'{rest.split()[0][:40] if rest.split() else rest[:40]}…'`"
-        if rest[:1] == "%":
-            hint = "put quotes around the value"
-        return self._here(f"a value can't start with `{rest[:1]}`", hint)
+        return self._here(f"a value can't start with `{rest[:1]}`", "put quotes around the whole value")
 
     def tab(self) -> Diagnostic:
         line = self._line()
@@ -160,10 +157,11 @@ class _Translation:
             message = f"inside `{opening} {closing}` a `${{…}}` needs quotes"
             return at(self._at[0], self._at[1] - 1, 2, message, 'write `"${NAME}"`, or use a block without braces')
         if self._at[0] == self._began[0] and self._rest().strip():
-            return self._here(
-                f"a comma or the closing `{closing}` is missing before this",
-                f"the `{opening}` was opened in column {self._began[1]}",
-            )
+            hint = f"the `{opening}` was opened in column {self._began[1]}"
+            word = re.search(r"\S*$", line[: self._at[1] - 1]) if self._rest().startswith(":") else None
+            start, length = (word.start() + 1, len(word.group())) if word else (self._at[1], 1)
+            message = f"a comma or the closing `{closing}` is missing before this"
+            return self._source.diagnostic(self._at[0], start, length, message, hint)
         hint = f"add the `{closing}`, or the comma that is missing between two entries"
         return self._there(f"this `{opening}` is never closed", hint)
 

@@ -52,12 +52,14 @@ def broker_problem(url: str) -> Problem | None:
         return Problem(
             "several broker URLs are not supported yet", "give one URL; a load balancer in front of RabbitMQ works"
         )
-    return _problem(url, BROKER_SCHEMES, "broker")
+    return _problem(
+        url, BROKER_SCHEMES, "broker", "RabbitMQ is `amqp://host`, the embedded broker `sqlite:///router.db`"
+    )
 
 
 def locks_problem(url: str) -> Problem | None:
     """What is wrong with the URL of a lock store; None: nothing."""
-    return _problem(url, LOCKS_SCHEMES, "lock store")
+    return _problem(url, LOCKS_SCHEMES, "lock store", "for example `redis://localhost:6379/0`, or `sqlite:///locks.db`")
 
 
 def absolute_url(url: str, folder: Path) -> str:
@@ -74,7 +76,7 @@ def absolute_path(path: str, folder: Path) -> str:
     return os.path.abspath(folder / path)
 
 
-def _problem(url: str, schemes: tuple[str, ...], what: str) -> Problem | None:
+def _problem(url: str, schemes: tuple[str, ...], what: str, otherwise: str) -> Problem | None:
     scheme, colon, rest = url.partition("://")
     known = " or ".join((", ".join(f"`{name}://`" for name in schemes[:-1]), f"`{schemes[-1]}://`"))
     if not colon:
@@ -82,7 +84,7 @@ def _problem(url: str, schemes: tuple[str, ...], what: str) -> Problem | None:
         return Problem(f"this is not a URL: a {what} starts with {known}", hint)
     if scheme not in schemes:
         message = f"unknown kind of {what}: its URL must start with {known}"
-        return Problem(message, did_you_mean(scheme, schemes, form="`{}://`"))
+        return Problem(message, did_you_mean(scheme, schemes, form="`{}://`") or otherwise)
     if scheme == "sqlite":
         return _sqlite_problem(rest)
     if scheme == "memory":

@@ -60,11 +60,11 @@ _IN_FILE = {
     "concurrency": "put it under `queues`, below the name of a queue",
 }
 _HINTS = {
-    "`async` of a handler": _IN_ASYNC,
-    "a handler": _IN_HANDLER,
-    "the top-level `async`": _TOP_LEVEL,
-    "the file": _IN_FILE,
-    "an extension point": {"handler": "put it into the list `handlers`: `handlers: [{handler: …}]`"},
+    "in `async` of a handler": _IN_ASYNC,
+    "in a handler": _IN_HANDLER,
+    "in the top-level `async`": _TOP_LEVEL,
+    "at the top level": _IN_FILE,
+    "in an extension point": {"handler": "put it into the list `handlers`: `handlers: [{handler: …}]`"},
 }
 
 
@@ -105,18 +105,23 @@ def _type(error: ValidationError, path: Path) -> Iterator[Problem]:
         hint: str | None = "write `async: true`, or leave it out for a synchronous handler"
     elif isinstance(value, dict) and "import path" in wanted and len(value) == 1:
         hint = "no blank after the colon: `shop.mail:send`"
-    elif isinstance(value, str) and schema.get("x-context") == "a handler":
+    elif isinstance(value, str) and schema.get("x-context") == "in a handler":
         hint = "write `- handler: shop.mail:send`"
-    elif isinstance(value, list) and schema.get("x-context") == "an extension point":
+    elif isinstance(value, list) and schema.get("x-context") == "in an extension point":
         hint = "put the list under `handlers:`"
-    elif isinstance(value, str) and "array" in _types(schema):
+    elif isinstance(value, str) and "string" in _types(schema.get("items", {})):
         hint, derived = f"write `{path[-1]}: [{value[:40]}]`", True
-    elif isinstance(value, int | float) and not isinstance(value, bool) and _types(schema) == ["string"]:
+    elif (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and _types(schema) == ["string"]
+        and "import path" not in wanted
+    ):
         hint, derived = f'put quotes around it if it is meant as text: `"{value}"`', True
     elif isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") and "boolean" in _types(schema):
-        hint = f"in YAML 1.2 this is `{'true' if value.lower() in ('yes', 'on') else 'false'}`"
+        hint = f"`{value}` is text in YAML 1.2; write `{'true' if value.lower() in ('yes', 'on') else 'false'}`"
     elif isinstance(value, str) and {"integer", "boolean"} & set(_types(schema)):
-        hint = "without quotes" if value.isdigit() or value in ("true", "false") else _example(error, path)
+        hint = "write it without quotes" if value.isdigit() or value in ("true", "false") else _example(error, path)
     else:
         hint = _example(error, path)
     there = kind(value)
@@ -157,10 +162,10 @@ def _required(error: ValidationError, path: Path) -> Iterator[Problem]:
 def _unknown_keys(error: ValidationError, path: Path) -> Iterator[Problem]:
     schema = _schema(error)
     known = list(schema.get("properties", {}))
-    context = schema.get("x-context", "this mapping")
+    context = schema.get("x-context", "in this mapping")
     for key in _instance(error):
         if key not in known:
-            yield Problem(f"unknown key `{key}` in {context}", _way_out(key, known, context), (*path, key), on_key=True)
+            yield Problem(f"unknown key `{key}` {context}", _way_out(key, known, context), (*path, key), on_key=True)
 
 
 def _way_out(key: str, known: list[str], context: str) -> str:
