@@ -24,10 +24,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from datetime import timedelta
+from datetime import timedelta
+from typing import Any
 
 
 class RouterError(Exception):
@@ -118,7 +116,9 @@ class Retry(Exception):
 
     def __init__(self, reason: str = "asked for a retry", *, delay: float | timedelta | None = None) -> None:
         super().__init__(reason)
-        self.delay = delay
+        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        if self.delay is not None and not 0 <= self.delay < float("inf"):
+            raise ValueError(f"Retry: a delay is a number of seconds, 0 or more, not {delay!r}")
 
 
 class Fail(Exception):

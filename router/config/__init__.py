@@ -1,0 +1,41 @@
+"""``extensions.yaml``: found, read, checked, and turned into frozen Settings, with every mistake in its place."""
+
+from router.config.diagnostics import Diagnostic
+from router.config.document import Document
+from router.config.durations import format_duration, parse_duration
+from router.config.loading import Loaded, find, load
+from router.config.options import async_options, wait_before
+from router.config.problems import did_you_mean
+from router.config.schema import schema_text
+from router.config.settings import (
+    AsyncDefaults,
+    AsyncOptions,
+    Backoff,
+    Point,
+    Route,
+    Settings,
+    Unique,
+)
+from router.config.urls import mask_url
+
+__all__ = [
+    "find",
+    "load",
+    "Loaded",
+    "Document",
+    "Diagnostic",
+    "async_options",
+    "wait_before",
+    "parse_duration",
+    "format_duration",
+    "mask_url",
+    "did_you_mean",
+    "schema_text",
+    "Settings",
+    "Point",
+    "Route",
+    "AsyncDefaults",
+    "AsyncOptions",
+    "Backoff",
+    "Unique",
+]

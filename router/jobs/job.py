@@ -32,7 +32,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     error: str
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One async route's execution for one event.
 
     ``attempt`` is the number of the attempt that comes next or runs now, from 1; ``round`` goes up when an operator
@@ -61,12 +61,26 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return (self.job, self.round, self.attempt)
 
 
+class Stub(msgspec.Struct, frozen=True):
+    """What can be read of a job of any version."""
+
+    v: int
+    job: str
+    point: str = ""
+    route: str = ""
+    waiting_since: float | None = None
+
+
 class UndecodableJob(RouterError):
     """The bytes are not a job of a known version."""
 
 
 class UnknownVersion(UndecodableJob):
-    """A job, but of a wire version that this worker doesn't know; a newer one may."""
+    """A job, but of a wire version that this worker doesn't know; a newer one may. ``stub``: what can be read."""
+
+    def __init__(self, stub: Stub) -> None:
+        super().__init__(f"wire version {stub.v}, where {WIRE_VERSION} is known here")
+        self.stub = stub
 
 
 def new_id() -> str:
@@ -79,8 +93,7 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _KNOWN = frozenset(Job.__struct_fields__)
 
 
-class _Version(msgspec.Struct):
-    v: int
+_stub_decoder = msgspec.json.Decoder(Stub)
 
 
 def decode(body: bytes) -> Job:
@@ -89,14 +102,14 @@ def decode(body: bytes) -> Job:
         job = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         try:
-            version = msgspec.json.decode(body, type=_Version).v
+            stub = _stub_decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UndecodableJob(f"not a job: {error}") from error
-        if version != WIRE_VERSION:
-            raise UnknownVersion(f"a job of wire version {version}; this worker knows {WIRE_VERSION}") from error
+        if stub.v != WIRE_VERSION:
+            raise UnknownVersion(stub) from error
         raise UndecodableJob(f"not a job: {error}") from error
     if job.v != WIRE_VERSION:
-        raise UnknownVersion(f"a job of wire version {job.v}; this worker knows {WIRE_VERSION}")
+        raise UnknownVersion(_stub_decoder.decode(body))
     return job
 
 
@@ -107,3 +120,9 @@ def encode(job: Job, inherit: bytes | None = None) -> bytes:
         return body
     unknown = {name: raw for name, raw in _fields.decode(inherit).items() if name not in _KNOWN}
     return msgspec.json.encode(_fields.decode(body) | unknown) if unknown else body
+
+
+def waiting(body: bytes, *, since: float, not_before: float) -> bytes:
+    """The job in ``body``, whatever its version, put aside until ``not_before`` because nobody here can run it."""
+    fields: dict[str, object] = dict(_fields.decode(body))
+    return msgspec.json.encode(fields | {"waiting_since": since, "not_before": not_before})

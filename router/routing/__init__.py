@@ -1,0 +1,1 @@
+"""From settings to the routing table, and from import paths to callables."""

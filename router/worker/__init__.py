@@ -1,0 +1,1 @@
+"""The worker: a parent that owns the broker's deliveries, and children in which handlers run."""

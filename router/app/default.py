@@ -1,0 +1,105 @@
+"""The functions of the package: the methods of one Router for the whole process, made at first use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from router.app.dispatch import Dispatch
+from router.app.router import Router
+from router.brokers.base import Outgoing, Receipt
+from router.config.settings import DEFAULT_PRIORITY, OnError, Route
+from router.errors import RouterError
+
+_lock = threading.RLock()
+_default: Router | None = None
+_making = False
+
+
+def default_router() -> Router:
+    """The process's Router; made for the default file where `configure` was not called."""
+    return _default or configure()
+
+
+def set_default(router: Router) -> None:
+    """Let the functions of the package use ``router``."""
+    global _default
+    _default = router
+
+
+def configure(config: str | Path | None = None) -> Router:
+    """Load and validate the file now, and let the functions of the package use it. Raises ConfigError."""
+    global _making
+    with _lock:
+        if config is None and _default is not None:
+            return _default
+        if _making:
+            raise RouterError("the default router is just being made: in `bootstrap`, use the router that it is given")
+        _making = True
+        try:
+            router = Router(config)
+        finally:
+            _making = False
+        set_default(router)
+        return router
+
+
+def dispatch(
+    event: str | object,
+    payload: Any = None,
+    *,
+    delay: float | str | timedelta | None = None,
+    at: datetime | None = None,
+    queue: str | None = None,
+) -> Dispatch:
+    """`Router.dispatch` of the default Router."""
+    return default_router().dispatch(event, payload, delay=delay, at=at, queue=queue)
+
+
+async def adispatch(
+    event: str | object,
+    payload: Any = None,
+    *,
+    delay: float | str | timedelta | None = None,
+    at: datetime | None = None,
+    queue: str | None = None,
+) -> Dispatch:
+    """`Router.adispatch` of the default Router."""
+    return await default_router().adispatch(event, payload, delay=delay, at=at, queue=queue)
+
+
+def dispatch_many(events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:
+    """`Router.dispatch_many` of the default Router."""
+    return default_router().dispatch_many(events)
+
+
+def resend(unconfirmed: Sequence[Outgoing]) -> Receipt:
+    """`Router.resend` of the default Router."""
+    return default_router().resend(unconfirmed)
+
+
+def register(
+    point: str | type,
+    handler: str | Callable[..., Any],
+    *,
+    priority: int = DEFAULT_PRIORITY,
+    id: str | None = None,
+    on_error: OnError = "stop",
+) -> Route:
+    """`Router.register` of the default Router."""
+    return default_router().register(point, handler, priority=priority, id=id, on_error=on_error)
+
+
+def register_async(
+    point: str | type,
+    handler: str | Callable[..., Any],
+    *,
+    priority: int = DEFAULT_PRIORITY,
+    id: str | None = None,
+    **options: Any,
+) -> Route:
+    """`Router.register_async` of the default Router."""
+    return default_router().register_async(point, handler, priority=priority, id=id, **options)

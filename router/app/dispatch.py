@@ -1,0 +1,153 @@
+"""What a dispatch makes and returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from router.app.context import current_job
+from router.app.plan import Plan, Step
+from router.brokers.base import Outgoing
+from router.config import parse_duration
+from router.config.settings import MAX_WAIT
+from router.jobs.job import WIRE_VERSION, Job, encode, new_id
+from router.jobs.unique import lock_key
+from router.locks.base import claim_of
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Dispatch(msgspec.Struct, frozen=True):
+    """What became of one event.
+
+    ``results`` and ``errors`` (of handlers with ``onError: continue``) are by route id, as is ``jobs``: the id of the
+    job queued for each async route. ``duplicates`` are pairs of route id and the job that already holds the lock of
+    that unique job. ``stopped_by`` is the route that returned False at an interruptible point.
+    """
+
+    results: Mapping[str, Any]
+    event_id: str = msgspec.field(default_factory=new_id)
+    errors: Mapping[str, Exception] = _NOTHING
+    jobs: Mapping[str, str] = _NOTHING
+    duplicates: tuple[tuple[str, str], ...] = ()
+    stopped_by: str | None = None
+
+
+class Overrides(msgspec.Struct, frozen=True):
+    """What one dispatch asks of its jobs beside the file: seconds to wait, a queue."""
+
+    delay: float | None = None
+    queue: str | None = None
+
+
+def overrides(
+    delay: float | str | timedelta | None, at: datetime | None, queue: str | None, queues: Sequence[str], now: float
+) -> Overrides:
+    """Check the ``delay=``, ``at=`` and ``queue=`` of a dispatch. Raises ValueError."""
+    if delay is not None and at is not None:
+        raise ValueError("give delay= or at=, not both")
+    seconds = None
+    if at is not None:
+        if at.tzinfo is None:
+            raise ValueError("at= needs a time zone: datetime.now(timezone.utc) + timedelta(...)")
+        seconds = max(at.timestamp() - now, 0.0)
+    elif isinstance(delay, timedelta):
+        seconds = delay.total_seconds()
+    elif delay is not None:
+        seconds = parse_duration(delay)
+    if seconds is not None and not 0 <= seconds <= MAX_WAIT:
+        raise ValueError(f"a delay is between 0 and 365 days, not {seconds:g} seconds")
+    if queue is not None and queue not in queues:
+        raise ValueError(f"the file has no queue {queue!r}; it has {', '.join(queues)}")
+    return Overrides(seconds, queue)
+
+
+def lock_keys(plan: Plan, data: bytes | None, namespace: str) -> dict[str, str]:
+    """The lock key of each unique route, by route id. Raises InvalidPayload where the payload lacks a path."""
+    return {
+        route.id: lock_key(namespace, route.point, route.id, options.unique, data)
+        for route, options in plan.later
+        if options.unique is not None and data is not None
+    }
+
+
+@dataclass(slots=True)
+class Raised:
+    """One event on its way: prepared, then handled step by step, then turned into jobs and a Dispatch."""
+
+    plan: Plan
+    event: Any
+    data: bytes | None
+    wanted: Overrides
+    keys: Mapping[str, str]
+    event_id: str = field(default_factory=new_id)
+    results: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, Exception] = field(default_factory=dict)
+    stopped_by: str | None = None
+
+    @contextmanager
+    def handling(self, step: Step) -> Iterator[None]:
+        """Around the call of one handler: its exception ends the dispatch, or is kept where the route says continue."""
+        try:
+            yield
+        except Exception as error:
+            if step.on_error == "stop":
+                raise
+            self.errors[step.route_id] = error
+
+    def stops_at(self, step: Step) -> bool:
+        """Whether that handler has stopped the event."""
+        if self.plan.point.interruptible and self.results.get(step.route_id) is False:
+            self.stopped_by = step.route_id
+        return self.stopped_by is not None
+
+    def jobs(self) -> dict[str, Outgoing]:
+        """One job for each async route, by route id, in the order of priority; none if the event was stopped."""
+        if self.data is None or self.stopped_by is not None:
+            return {}
+        now = time.time()
+        cause = current_job.get()
+        jobs = {}
+        for route, options in self.plan.later:
+            delay = options.delay if self.wanted.delay is None else self.wanted.delay
+            key = self.keys.get(route.id)
+            job = Job(
+                v=WIRE_VERSION,
+                job=new_id(),
+                point=route.point,
+                route=route.id,
+                event=msgspec.Raw(self.data),
+                dispatched_at=now,
+                correlation=cause.correlation_id if cause else self.event_id,
+                causation=cause.job_id if cause else None,
+                not_before=now + delay if delay else None,
+                lock=key,
+            )
+            jobs[route.id] = Outgoing(
+                id=job.job,
+                point=route.point,
+                queue=self.wanted.queue or options.queue,
+                body=encode(job),
+                delay=delay,
+                claim=claim_of(job),
+                lease=options.unique.lock_timeout if options.unique else 0.0,
+            )
+        return jobs
+
+    def result(self, jobs: Mapping[str, Outgoing], duplicates: Mapping[str, str]) -> Dispatch:
+        """The Dispatch, given what the broker said of the jobs. ``duplicates``: job id → the lock's holder."""
+        return Dispatch(
+            self.results,
+            self.event_id,
+            self.errors,
+            {route_id: job.id for route_id, job in jobs.items() if job.id not in duplicates},
+            tuple((route_id, duplicates[job.id]) for route_id, job in jobs.items() if job.id in duplicates),
+            self.stopped_by,
+        )

@@ -1,0 +1,122 @@
+"""A point made ready for this process: handlers imported, the validator built."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema
+import jsonschema.protocols
+import msgspec
+
+from router.app.context import Context, current_job
+from router.config.settings import AsyncOptions, OnError, Point, Route
+from router.errors import InvalidPayload, RouterError
+from router.jobs.job import new_id
+from router.routing.events import build_event, encode_event, import_event_type
+from router.routing.handlers import Handler, import_handler
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One synchronous handler. ``call`` takes the event, and returns an awaitable if ``is_async``."""
+
+    route_id: str
+    call: Callable[[Any], Any]
+    is_async: bool
+    on_error: OnError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a dispatch at one point does here.
+
+    ``plain`` has the calls of a point where nothing but calling them is to be done (no type, no schema, no job, nothing
+    that stops early): the fast path.
+    """
+
+    point: Point
+    steps: tuple[Step, ...]
+    later: tuple[tuple[Route, AsyncOptions], ...]
+    event_type: type | None
+    validator: jsonschema.protocols.Validator | None
+    plain: tuple[tuple[str, Callable[[Any], Any]], ...] | None
+
+    def prepare(self, event: Any) -> tuple[Any, bytes | None]:
+        """The event as the synchronous handlers get it, and encoded if a job or a check needs that.
+
+        Raises InvalidPayload.
+        """
+        name = self.point.name
+        given = self.event_type is not None and isinstance(event, self.event_type)
+        if not given and not isinstance(event, Mapping):
+            wanted = "a mapping" + (f" or {self.event_type.__name__}" if self.event_type else "")
+            raise InvalidPayload(f"{name}: the payload must be {wanted}, not {type(event).__name__}")
+        data = None
+        if self.later or self.validator is not None or (self.event_type is not None and not given):
+            data = encode_event(event, name)
+            if self.validator is not None:
+                _check(self.validator, data, name)
+            if self.event_type is not None and not given:
+                event = build_event(data, self.event_type, name)
+        return event, data
+
+
+def _check(validator: jsonschema.protocols.Validator, data: bytes, point: str) -> None:
+    error = jsonschema.exceptions.best_match(validator.iter_errors(msgspec.json.decode(data)))
+    if error is not None:
+        raise InvalidPayload(f"{point}: the payload does not fit the schema: {error.json_path}: {error.message}")
+
+
+def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler]) -> Plan:
+    """The plan of ``point``. ``registered``: handlers that were registered as objects, by (point, route id).
+
+    Raises HandlerImportError.
+    """
+    steps = []
+    for route in point.routes:
+        if route.options is None:
+            handler = registered.get((point.name, route.id)) or import_handler(route.handler)
+            steps.append(Step(route.id, _with_context(handler, route), handler.is_async, route.on_error))
+    later = tuple((route, route.options) for route in point.routes if route.options is not None)
+    event_type = import_event_type(point.event) if point.event else None
+    validator = None
+    if point.schema is not None:
+        validator = jsonschema.validators.validator_for(point.schema)(point.schema)
+    special = later or event_type or validator or point.interruptible
+    plain = None
+    if not special and not any(step.is_async or step.on_error == "continue" for step in steps):
+        plain = tuple((step.route_id, step.call) for step in steps)
+    return Plan(point, tuple(steps), later, event_type, validator, plain)
+
+
+def _with_context(handler: Handler, route: Route) -> Callable[[Any], Any]:
+    if not handler.wants_context:
+        return handler.call
+
+    def call(event: Any) -> Any:
+        job = current_job.get()
+        correlation = job.correlation_id if job else new_id()
+        return handler.call(event, context=Context(route.point, route.id, correlation, time.time()))
+
+    return call
+
+
+def run_to_end(awaitable: Awaitable[Any], route_id: str) -> Any:
+    """Run what an ``async def`` handler returned, from synchronous code."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_await(awaitable))
+    if asyncio.iscoroutine(awaitable):
+        awaitable.close()
+    raise RouterError(
+        f"{route_id} is an `async def` and an event loop is running here: use `await router.adispatch(...)`"
+    )
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

@@ -1,0 +1,379 @@
+"""The Router: holds the current table and the broker; dispatches, registers, reloads."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from router.app.dispatch import Dispatch, Overrides, Raised, lock_keys, overrides
+from router.app.plan import Plan, make_plan, run_to_end
+from router.brokers import connect
+from router.brokers.base import Broker, Outgoing, Receipt, Topology
+from router.config import async_options, find, load
+from router.config.settings import DEFAULT_PRIORITY, OnError, Route, Settings
+from router.errors import (
+    BrokerError,
+    DispatchError,
+    HandlerImportError,
+    LocksUnavailable,
+    RegistrationError,
+    UnknownPoint,
+)
+from router.jobs.job import decode
+from router.routing.events import import_event_type
+from router.routing.handlers import Handler, as_handler, import_handler, import_object
+from router.routing.table import RoutingTable, compile_table
+
+log = logging.getLogger("router.app")
+
+BULK = 1000
+"""Jobs that `dispatch_many` publishes and confirms together."""
+
+
+class _State:
+    """A table and what was made of it so far. Replaced whole when routes change."""
+
+    def __init__(self, table: RoutingTable) -> None:
+        self.table = table
+        self.plans: dict[str, Plan] = {}
+        self.point_of_type: dict[type, str] | None = None
+
+
+class Router:
+    """Routes events as one file says. Safe to use from many threads, and after a fork.
+
+    ``config``: the file; None looks in the default places. Raises ConfigNotFound or ConfigError. Handlers are imported
+    when their point is first raised, so that a module of handlers may import the module that makes the Router.
+    """
+
+    def __init__(self, config: str | Path | None = None) -> None:
+        self._start(load(find(None if config is None else str(config))).settings, generation=1)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, generation: int = 1) -> Router:
+        """A Router for a file that was read and checked elsewhere, as a worker's children get it."""
+        self = cls.__new__(cls)
+        self._start(settings, generation)
+        return self
+
+    def _start(self, settings: Settings, generation: int) -> None:
+        self._lock = threading.RLock()
+        self._routes: list[Route] = []
+        self._handlers: dict[tuple[str, str], Handler] = {}
+        self._broker: Broker | None = None
+        self._declared: str | None = None
+        self._in_bootstrap = False
+        self._state = _State(compile_table(settings, generation=generation))
+        extend_import_path(settings)
+        self._bootstrap()
+
+    def _bootstrap(self) -> None:
+        path = self.table.settings.bootstrap
+        if path is None:
+            return
+        setup = import_object(path)
+        self._in_bootstrap = True
+        try:
+            setup(self)
+        except TypeError as error:
+            raise HandlerImportError(f"{path}: {error}; bootstrap is a function that takes the router") from error
+        finally:
+            self._in_bootstrap = False
+
+    # -- the table -------------------------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> RoutingTable:
+        """The routing table in force: the file's routes and the registered ones."""
+        return self._state.table
+
+    def reload(self) -> RoutingTable:
+        """Read the file again and put it in force; registered routes stay. Raises ConfigError, changing nothing."""
+        settings = load(find(self.table.settings.path)).settings
+        with self._lock:
+            old = self.table.settings
+            table = compile_table(settings, self._routes, self.table.generation + 1)
+            extend_import_path(settings)
+            self._state = _State(table)
+            same = (old.broker_url, old.namespace, old.locks_url)
+            if same != (settings.broker_url, settings.namespace, settings.locks_url):
+                self._drop_broker()
+            return table
+
+    def register(
+        self,
+        point: str | type,
+        handler: str | Callable[..., Any],
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        id: str | None = None,
+        on_error: OnError = "stop",
+    ) -> Route:
+        """Add a synchronous route, in this process. ``handler``: an import path or anything that can be a handler.
+
+        ``point``: its name (a new one is declared by this) or its event type. Raises RegistrationError.
+        """
+        path = handler if isinstance(handler, str) else _path_of(handler)
+        try:
+            ready = import_handler(handler) if isinstance(handler, str) else as_handler(handler, path)
+        except HandlerImportError as error:
+            raise RegistrationError(str(error)) from error
+        route = Route(id or path, self._point_name(point), path, priority, on_error)
+        return self._add(route, ready)
+
+    def register_async(
+        self,
+        point: str | type,
+        handler: str | Callable[..., Any],
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        id: str | None = None,
+        **options: Any,
+    ) -> Route:
+        """Add a route that runs later. ``options`` are those of the file's ``async:``, by the same names.
+
+        Call it from the file's ``bootstrap``, which workers run too; elsewhere it warns, since workers won't know the
+        route. Raises RegistrationError.
+        """
+        path = handler if isinstance(handler, str) else _path_of(handler)
+        if path.startswith("__main__:") or "<" in path:
+            raise RegistrationError(
+                f"a worker can't import {path}: an async handler lives at the top level of a module, "
+                "not in the running script, a lambda or another function"
+            )
+        if not self._in_bootstrap:
+            warnings.warn(f"register_async of {path} outside `bootstrap`: workers won't know this route", stacklevel=2)
+        try:
+            ready = async_options(options, self.table.settings.defaults)
+        except ValueError as error:
+            raise RegistrationError(f"{path}: {error}") from error
+        if ready.unique is not None and self.broker.locks is None:
+            raise RegistrationError(f"{path}: uniqueJob needs locks.url in the file")
+        return self._add(Route(id or path, self._point_name(point), path, priority, options=ready), None)
+
+    def _add(self, route: Route, handler: Handler | None) -> Route:
+        with self._lock:
+            routes = [*self._routes, route]
+            try:
+                table = compile_table(self.table.settings, routes, self.table.generation)
+            except ValueError as error:
+                raise RegistrationError(str(error)) from error
+            self._routes = routes
+            if handler is not None:
+                self._handlers[route.point, route.id] = handler
+            self._state = _State(table)
+        return route
+
+    def _point_name(self, point: str | type) -> str:
+        return point if isinstance(point, str) else self._point_of(point)
+
+    def _point_of(self, event_type: type) -> str:
+        state = self._state
+        if state.point_of_type is None:
+            declared = [(name, point.event) for name, point in state.table.points.items() if point.event]
+            state.point_of_type = {import_event_type(path): name for name, path in declared}
+        try:
+            return state.point_of_type[event_type]
+        except KeyError:
+            raise UnknownPoint(
+                f"no point has the event type {event_type.__module__}:{event_type.__qualname__}; "
+                "declare it by `event:` in the file, or dispatch by the point's name"
+            ) from None
+
+    def _plan(self, point: str | type) -> Plan:
+        state = self._state
+        name = self._point_name(point)
+        found = state.table.points.get(name)
+        if found is None:
+            near = difflib.get_close_matches(name, state.table.points, n=1)
+            raise UnknownPoint(f"unknown point {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        plan = state.plans[name] = make_plan(found, self._handlers)
+        return plan
+
+    # -- dispatching -----------------------------------------------------------------------------------------------
+
+    def dispatch(
+        self,
+        event: str | object,
+        payload: Any = None,
+        *,
+        delay: float | str | timedelta | None = None,
+        at: datetime | None = None,
+        queue: str | None = None,
+    ) -> Dispatch:
+        """Raise an extension point: run its synchronous handlers by priority, then queue the others, confirmed.
+
+        ``event``: the point's name, with ``payload`` a mapping (None: empty) or an event object; or an event object
+        alone, whose type says which point. ``delay``, ``at``, ``queue`` are for this event's jobs. An exception of a
+        synchronous handler propagates unchanged, and nothing is queued.
+
+        Raises UnknownPoint, InvalidPayload, HandlerImportError; DispatchError where jobs were not confirmed.
+        """
+        if event.__class__ is str:
+            plan = self._state.plans.get(event) or self._plan(event)
+            if plan.plain is not None and payload.__class__ is dict and delay is None and at is None and queue is None:
+                results = {}
+                for route_id, call in plan.plain:
+                    results[route_id] = call(payload)
+                return Dispatch(results)
+        raised = self._begin(event, payload, self._overrides(delay, at, queue))
+        self._run_steps(raised)
+        return self._finish([raised])[0]
+
+    async def adispatch(
+        self,
+        event: str | object,
+        payload: Any = None,
+        *,
+        delay: float | str | timedelta | None = None,
+        at: datetime | None = None,
+        queue: str | None = None,
+    ) -> Dispatch:
+        """`dispatch` from asyncio code: handlers that are ``async def`` are awaited, publishing happens in a thread."""
+        raised = self._begin(event, payload, self._overrides(delay, at, queue))
+        for step in raised.plan.steps:
+            with raised.handling(step):
+                result = step.call(raised.event)
+                raised.results[step.route_id] = await result if step.is_async else result
+            if raised.stops_at(step):
+                break
+        return (await asyncio.to_thread(self._finish, [raised]))[0]
+
+    def dispatch_many(self, events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:
+        """Dispatch many events in their order, their jobs confirmed a thousand at a time.
+
+        Each event is a pair of point and payload, or an event object. The first exception of a synchronous handler (or
+        of a wrong payload) ends it: the jobs of the events before it are confirmed, then it is raised.
+        """
+        done: list[Dispatch] = []
+        waiting: list[Raised] = []
+        count = 0
+        try:
+            for event in events:
+                point, payload = event if isinstance(event, tuple) else (event, None)
+                raised = self._begin(point, payload, Overrides())
+                self._run_steps(raised)
+                waiting.append(raised)
+                count += len(raised.plan.later)
+                if count >= BULK:
+                    batch, waiting, count = waiting, [], 0
+                    done += self._finish(batch, done)
+        finally:
+            done += self._finish(waiting, done)
+        return done
+
+    def resend(self, unconfirmed: Sequence[Outgoing]) -> Receipt:
+        """Publish again what a DispatchError could not confirm, with the same ids. Raises DispatchError."""
+        now = time.time()
+        due = [decode(job.body).not_before for job in unconfirmed]
+        again = [
+            replace(job, delay=max(when - now, 0.0)) if when else job
+            for job, when in zip(unconfirmed, due, strict=True)
+        ]
+        return self._publish(again)
+
+    def _begin(self, event: Any, payload: Any, wanted: Overrides) -> Raised:
+        point = event if isinstance(event, str) else type(event)
+        plan = self._state.plans.get(point) if isinstance(point, str) else None
+        plan = plan or self._plan(point)
+        if isinstance(event, str):
+            event = {} if payload is None else payload
+        elif payload is not None:
+            raise TypeError("an event object is its own payload: dispatch(event), or dispatch(point, payload)")
+        event, data = plan.prepare(event)
+        return Raised(plan, event, data, wanted, lock_keys(plan, data, self.table.settings.namespace))
+
+    def _run_steps(self, raised: Raised) -> None:
+        for step in raised.plan.steps:
+            with raised.handling(step):
+                result = step.call(raised.event)
+                raised.results[step.route_id] = run_to_end(result, step.route_id) if step.is_async else result
+            if raised.stops_at(step):
+                break
+
+    def _finish(self, batch: Sequence[Raised], before: Sequence[Dispatch] = ()) -> list[Dispatch]:
+        """Publish the jobs of the batch together, and say what became of each event."""
+        jobs = [raised.jobs() for raised in batch]
+        outgoing = [job for of_event in jobs for job in of_event.values()]
+        try:
+            duplicates = self._publish(outgoing).duplicates if outgoing else {}
+        except DispatchError as error:
+            error.confirmed = (*(job for dispatch in before for job in dispatch.jobs.values()), *error.confirmed)
+            raise
+        return [raised.result(of_event, duplicates) for raised, of_event in zip(batch, jobs, strict=True)]
+
+    def _overrides(self, delay: float | str | timedelta | None, at: datetime | None, queue: str | None) -> Overrides:
+        if delay is None and at is None and queue is None:
+            return Overrides()
+        return overrides(delay, at, queue, self.table.queues(), time.time())
+
+    # -- the broker ------------------------------------------------------------------------------------------------
+
+    @property
+    def broker(self) -> Broker:
+        """The broker of the file, opened at first use."""
+        with self._lock:
+            if self._broker is None:
+                settings = self.table.settings
+                self._broker = connect(settings.broker_url, settings.namespace, settings.locks_url)
+            return self._broker
+
+    def _publish(self, outgoing: Sequence[Outgoing]) -> Receipt:
+        try:
+            self._declare()
+            receipt = self.broker.publish(outgoing)
+        except (BrokerError, LocksUnavailable) as error:
+            raise DispatchError(f"nothing was queued: {error}", unconfirmed=outgoing) from error
+        if receipt.unconfirmed:
+            left = [job for job in outgoing if job.id in receipt.unconfirmed]
+            why = "; ".join(sorted(set(receipt.unconfirmed.values())))
+            raise DispatchError(
+                f"{len(left)} of {len(outgoing)} jobs were not confirmed: {why}",
+                confirmed=receipt.confirmed,
+                unconfirmed=left,
+            )
+        return receipt
+
+    def _declare(self) -> None:
+        table = self.table
+        if self._declared != table.hash:
+            self.broker.declare(topology(table))
+            self._declared = table.hash
+
+    def _drop_broker(self) -> None:
+        broker, self._broker, self._declared = self._broker, None, None
+        if broker is not None:
+            broker.close()
+
+    def close(self) -> None:
+        """Close the connections; they are opened again when needed."""
+        with self._lock:
+            self._drop_broker()
+
+
+def topology(table: RoutingTable) -> Topology:
+    """What the table needs on the broker."""
+    return Topology(frozenset(table.queues()), table.waits())
+
+
+def extend_import_path(settings: Settings) -> None:
+    """Put the current directory and, before all else behind it, the file's ``pythonpath`` on ``sys.path``."""
+    wanted = [os.getcwd(), *settings.pythonpath]
+    sys.path[:] = wanted + [path for path in sys.path if path not in wanted]
+
+
+def _path_of(handler: Callable[..., Any]) -> str:
+    name = getattr(handler, "__qualname__", None)
+    owner = handler if name else type(handler)
+    return f"{owner.__module__}:{name or type(handler).__qualname__}"

@@ -1,0 +1,118 @@
+"""URLs of brokers and lock stores: which are understood, where relative files lie, how passwords stay hidden."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from router.config.problems import Problem, did_you_mean
+
+MASK = "***"
+BROKER_SCHEMES = ("sqlite", "amqp", "amqps", "memory")
+LOCKS_SCHEMES = ("sqlite", "redis", "rediss")
+
+_URL_START = re.compile(
+    r"\b(?:amqps?|rediss?|sqlite|memory|https?|postgres(?:ql)?|mysql|mongodb)://|(?:^|(?<=[\s\"'-]))[A-Za-z][\w+.]{0,20}://"
+)
+_SECRET_PARAMETER = re.compile(r"[?&](?:password|passwd|pwd|secret|token)=([^&\s\"'#]+)", re.IGNORECASE)
+_MANY = re.compile(r",\s*[A-Za-z][\w+.-]*://")
+
+
+def secret_spans(text: str) -> list[tuple[int, int]]:
+    """The (start, end) of every URL password in ``text``, in order.
+
+    Errs on the side of hiding: everything from the first colon of the user part up to the last ``@`` before the next
+    URL counts, because passwords that were not percent-encoded may contain ``/``, ``@``, ``:`` and blanks.
+    """
+    spans = [match.span(1) for match in _SECRET_PARAMETER.finditer(text)] if "=" in text else []
+    if "@" in text:
+        starts = [match for match in _URL_START.finditer(text) if not match.group().startswith("sqlite")]
+        for number, start in enumerate(starts):
+            end = starts[number + 1].start() if number + 1 < len(starts) else len(text)
+            colon = text.find(":", start.end(), end)
+            at = text.rfind("@", start.end(), end)
+            if 0 <= colon < at:
+                spans = [span for span in spans if not (colon < span[0] < at)]
+                spans.append((colon + 1, at))
+    return sorted(spans)
+
+
+def mask_url(url: str) -> str:
+    """``url`` (or several, comma-separated, or any text with URLs in it) with ``***`` for each password."""
+    for start, end in reversed(secret_spans(url)):
+        url = url[:start] + MASK + url[end:]
+    return url
+
+
+def broker_problem(url: str) -> Problem | None:
+    """What is wrong with the URL of a broker; None: nothing."""
+    if _MANY.search(url):
+        return Problem(
+            "several broker URLs are not supported yet", "give one URL; a load balancer in front of RabbitMQ works"
+        )
+    return _problem(
+        url, BROKER_SCHEMES, "broker", "RabbitMQ is `amqp://host`, the embedded broker `sqlite:///router.db`"
+    )
+
+
+def locks_problem(url: str) -> Problem | None:
+    """What is wrong with the URL of a lock store; None: nothing."""
+    return _problem(url, LOCKS_SCHEMES, "lock store", "for example `redis://localhost:6379/0`, or `sqlite:///locks.db`")
+
+
+def absolute_url(url: str, folder: Path) -> str:
+    """A SQLite URL with its path made absolute, relative to ``folder``; any other URL as it is.
+
+    ``sqlite:///var/router.db`` is relative, ``sqlite:////var/router.db`` absolute.
+    """
+    path = url.removeprefix("sqlite:///")
+    return url if path == url else f"sqlite:///{absolute_path(path, folder)}"
+
+
+def absolute_path(path: str, folder: Path) -> str:
+    """``path`` relative to ``folder``, without ``..``, links left alone."""
+    return os.path.abspath(folder / path)
+
+
+def _problem(url: str, schemes: tuple[str, ...], what: str, otherwise: str) -> Problem | None:
+    scheme, colon, rest = url.partition("://")
+    known = " or ".join((", ".join(f"`{name}://`" for name in schemes[:-1]), f"`{schemes[-1]}://`"))
+    if not colon:
+        hint = "a SQLite file is written as `sqlite:///path/to/file.db`"
+        return Problem(f"this is not a URL: a {what} starts with {known}", hint)
+    if scheme not in schemes:
+        message = f"unknown kind of {what}: its URL must start with {known}"
+        return Problem(message, did_you_mean(scheme, schemes, form="`{}://`") or otherwise)
+    if scheme == "sqlite":
+        return _sqlite_problem(rest)
+    if scheme == "memory":
+        return Problem("nothing may follow `memory://`", "write just `memory://`") if rest else None
+    try:
+        parts = urlsplit(url)
+        if parts.port == 0:
+            raise ValueError
+    except ValueError:
+        return Problem(
+            "this URL can't be read: its port is not a number from 1 to 65535",
+            "special characters in a password must be percent-encoded: `/` as `%2F`, `@` as `%40`, `#` as `%23`",
+        )
+    if not parts.hostname:
+        return Problem("this URL names no host", f"for example `{scheme}://localhost`")
+    return None
+
+
+def _sqlite_problem(rest: str) -> Problem | None:
+    if not rest.startswith("/"):
+        hint = "three slashes for a path relative to this file (`sqlite:///router.db`), four for an absolute one"
+        return Problem("a SQLite URL has at least three slashes", hint)
+    path = rest[1:]
+    if path in ("", "/", ":memory:") or path.endswith("/"):
+        hint = "for example `sqlite:///router.db`; for a broker in memory write `memory://`"
+        return Problem("this SQLite URL names no file", hint)
+    if "?" in path or "#" in path or "\0" in path:
+        return Problem(
+            "a SQLite URL takes no options: `?` and `#` are not allowed in it", "write only the path of the file"
+        )
+    return None

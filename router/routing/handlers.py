@@ -1,0 +1,154 @@
+"""From import path to callable."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from router.errors import HandlerImportError
+
+WANTS = "a function, an `async def`, a class with handle(event), or a class whose instances can be called"
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """Something that handles events. ``call`` takes the event, and ``context=`` too if ``wants_context``; it returns an
+    awaitable if ``is_async``."""
+
+    call: Callable[..., Any]
+    is_async: bool
+    wants_context: bool
+
+
+def import_object(path: str) -> Any:
+    """What ``package.module:attribute`` names. Raises HandlerImportError with what is wrong and what may be meant."""
+    module_name, _, attributes = path.partition(":")
+    if not module_name or not attributes:
+        raise HandlerImportError(f"{path!r} is not an import path; write package.module:attribute")
+    found: Any = _import_module(path, module_name)
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            near = difflib.get_close_matches(attribute, [name for name in dir(found) if name[0] != "_"], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            owner = f"module {module_name}" if inspect.ismodule(found) else repr(found)
+            raise HandlerImportError(f"{path}: {owner} has no {attribute!r}{hint}") from None
+    return found
+
+
+def _import_module(path: str, module_name: str) -> Any:
+    try:
+        return sys.modules["__main__"] if is_main(module_name) else importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise HandlerImportError(f"{path}: there is no module {error.name!r} on the import path") from error
+        raise HandlerImportError(f"{path}: importing {module_name} fails: {error}{_where(error)}") from error
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}{_where(error)}"
+        raise HandlerImportError(f"{path}: importing {module_name} fails: {words}") from error
+
+
+def _where(error: BaseException) -> str:
+    """The user's own line at which importing failed."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    return f" (at {frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+
+
+def is_main(module_name: str) -> bool:
+    """Whether that module is the running script, which must not be imported a second time under its own name."""
+    if module_name == "__main__":
+        return True
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None or module_name in sys.modules:
+        return False
+    spec = importlib.util.find_spec(module_name)
+    return spec is not None and spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(file)
+
+
+def import_handler(path: str) -> Handler:
+    """The handler at ``path``. Raises HandlerImportError."""
+    return as_handler(import_object(path), path)
+
+
+def as_handler(found: Any, path: str) -> Handler:
+    """``found`` made callable: a class is instantiated, once per process. Raises HandlerImportError."""
+    call = _callable(found, path, method="handle")
+    return Handler(call, _is_async(call), _wants_context(call, path))
+
+
+def import_callback(path: str) -> Handler:
+    """The ``onFailure`` or ``onRetry`` at ``path``: takes two arguments. Raises HandlerImportError."""
+    call = _callable(import_object(path), path, method="__call__")
+    _check_arguments(
+        call, path, ("first", "second"), "two arguments: onFailure (exception, event), onRetry (attempt, exception)"
+    )
+    return Handler(call, _is_async(call), wants_context=False)
+
+
+_instances: dict[type, Any] = {}
+
+
+def _callable(found: Any, path: str, method: str) -> Callable[..., Any]:
+    if inspect.isclass(found):
+        if not (hasattr(found, method) or "__call__" in _methods(found)):
+            raise HandlerImportError(
+                f"{path}: class {found.__name__} has neither {method}() nor __call__(); {WANTS} will do"
+            )
+        if found not in _instances:
+            try:
+                _instances[found] = found()
+            except Exception as error:
+                words = f"{type(error).__name__}: {error}"
+                raise HandlerImportError(
+                    f"{path}: {found.__name__}() fails: {words}; it is made with no arguments"
+                ) from error
+        instance = _instances[found]
+        return getattr(instance, method, None) or instance  # type: ignore[no-any-return]
+    if not callable(found):
+        raise HandlerImportError(f"{path}: a {type(found).__name__} can't be called; {WANTS} will do")
+    return found  # type: ignore[no-any-return]
+
+
+def _methods(cls: type) -> set[str]:
+    return {name for base in cls.__mro__[:-1] for name in vars(base)}
+
+
+def _is_async(call: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+
+
+def _wants_context(call: Callable[..., Any], path: str) -> bool:
+    signature = _signature(call)
+    wants = signature is not None and "context" in signature.parameters
+    _check_arguments(
+        call, path, ("event",), "one argument, the event (and `context`, if it likes)", wants_context=wants
+    )
+    return wants
+
+
+def _check_arguments(
+    call: Callable[..., Any], path: str, arguments: tuple[str, ...], wanted: str, *, wants_context: bool = False
+) -> None:
+    signature = _signature(call)
+    if signature is None:
+        return
+    try:
+        signature.bind(*arguments, **({"context": None} if wants_context else {}))
+    except TypeError as error:
+        raise HandlerImportError(f"{path}{signature}: {error}; it is called with {wanted}") from None
+
+
+def _signature(call: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(call)
+    except (TypeError, ValueError):  # some callables written in C don't tell
+        return None

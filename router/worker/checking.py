@@ -1,0 +1,88 @@
+"""Checking a file in a fresh, short-lived process, so that this one imports no user code and sees every edit."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+import msgspec
+
+from router.config.diagnostics import Diagnostic
+from router.routing.table import RoutingTable
+from router.worker.processes import describe_exit, start_program
+
+CHECK_WITHIN = 60.0
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What came of a check: the table, or the mistakes, or why there was neither. A table may come with mistakes in
+    import paths."""
+
+    table: RoutingTable | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+    error: str | None = None
+
+    @property
+    def sound(self) -> RoutingTable | None:
+        """The table, if nothing at all is wrong with the file."""
+        return self.table if not self.diagnostics and self.error is None else None
+
+    def problems(self) -> str:
+        """All that is wrong, for people."""
+        texts = [str(diagnostic) for diagnostic in self.diagnostics]
+        return "\n\n".join([*texts, self.error] if self.error else texts)
+
+
+class Check:
+    """One check under way. Wait for `fileno` to become readable, and ask `poll`."""
+
+    def __init__(self, path: str) -> None:
+        self._sock, theirs = socket.socketpair()
+        self._sock.setblocking(False)
+        try:
+            self._process = start_program("router.worker.checker", path, hand_over=theirs)
+        finally:
+            theirs.close()
+        self._data = bytearray()
+        self._give_up_at = time.monotonic() + CHECK_WITHIN
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._sock.fileno()
+
+    def poll(self) -> Checked | None:
+        """The result, once it is there; the process is gone then."""
+        try:
+            while data := self._sock.recv(1 << 20):
+                self._data += data
+        except BlockingIOError:
+            if time.monotonic() < self._give_up_at:
+                return None
+            self._process.kill()
+        self._sock.close()
+        code = self._process.wait()
+        if time.monotonic() >= self._give_up_at:
+            return Checked(
+                error=f"checking the file took longer than {CHECK_WITHIN:g} s: a handler's module hangs on import"
+            )
+        try:
+            return msgspec.json.decode(self._data, type=Checked)
+        except msgspec.DecodeError:
+            return Checked(error=f"the process that checks the file {describe_exit(code)}; its output says more")
+
+    def cancel(self) -> None:
+        """End it; nobody wants the result any more."""
+        self._process.kill()
+        self._process.wait()
+        self._sock.close()
+
+
+def check(path: str) -> Checked:
+    """Check a file and wait for the result, at most a minute."""
+    checking = Check(path)
+    while True:
+        select.select([checking], [], [], 1.0)
+        result = checking.poll()
+        if result is not None:
+            return result

@@ -1,0 +1,233 @@
+"""A child: imports the handlers, then runs one job at a time. ``python -m router.worker.child FD PARENT`` is one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import io
+import logging
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from router.app.context import Context, current_job
+from router.app.default import set_default
+from router.app.router import Router
+from router.config.settings import AsyncOptions, Route
+from router.errors import ChildDied, Fail, InvalidPayload, JobTimeout, Retry
+from router.jobs.job import Job, UndecodableJob, decode
+from router.logs import set_up_logging
+from router.routing.events import build_event, import_event_type
+from router.routing.handlers import Handler, import_callback, import_handler
+from router.routing.table import RoutingTable
+from router.worker.messages import (
+    Asked,
+    Call,
+    Callback,
+    Called,
+    Hello,
+    NotRunnable,
+    Raised,
+    Ready,
+    Returned,
+    Run,
+    Started,
+    Stop,
+    ToChild,
+    Unready,
+    Verdict,
+)
+from router.worker.pipes import ChildPipe
+from router.worker.processes import die_with_parent, take_over
+
+log = logging.getLogger("router.worker.child")
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """An async route with everything imported that running it needs."""
+
+    route: Route
+    options: AsyncOptions
+    handler: Handler
+    event_type: type | None
+    callbacks: dict[Callback, Handler]
+
+
+def import_routes(table: RoutingTable) -> dict[tuple[str, str], Runnable]:
+    """Import every async route of the table, by (point, route id). Raises HandlerImportError."""
+    runnables = {}
+    for route, options in table.async_routes():
+        event = table.points[route.point].event
+        paths: dict[Callback, str | None] = {"onRetry": options.on_retry, "onFailure": options.on_failure}
+        runnables[route.point, route.id] = Runnable(
+            route,
+            options,
+            import_handler(route.handler),
+            import_event_type(event) if event else None,
+            {name: import_callback(path) for name, path in paths.items() if path is not None},
+        )
+    return runnables
+
+
+class Child:
+    """Runs what the parent sends, in that order, and says how it went. It decides nothing."""
+
+    def __init__(self, pipe: ChildPipe, routes: dict[tuple[str, str], Runnable]) -> None:
+        self._pipe = pipe
+        self._routes = routes
+        self._inbox: deque[ToChild] = deque()
+        self._runner = asyncio.Runner()
+
+    def serve(self) -> None:
+        """Until the parent says Stop. Raises EOFError where the parent is gone."""
+        while True:
+            match self._inbox.popleft() if self._inbox else self._pipe.receive():
+                case Run() as message:
+                    self._run(message)
+                case Call() as message:
+                    self._call_for_another(message)
+                case Stop():
+                    return
+
+    def _run(self, message: Run) -> None:
+        try:
+            job, runnable, event = self._prepare(message.body)
+        except (UndecodableJob, LookupError, InvalidPayload) as error:
+            self._pipe.send(NotRunnable(message.run, str(error.args[0])))
+            return
+        context = _context(job, runnable, message.queue)
+        token = current_job.set(context)
+        started = time.perf_counter()
+        self._pipe.send(Started(message.run))
+        try:
+            self._call(runnable.handler, event, context=context)
+        except BaseException as error:  # noqa: BLE001 - SystemExit of a handler is its failure, not the child's end
+            self._raised(message.run, time.perf_counter() - started, error, job, runnable, event)
+        else:
+            self._pipe.send(Returned(message.run, time.perf_counter() - started, _rss()))
+        finally:
+            current_job.reset(token)
+
+    def _prepare(self, body: bytes) -> tuple[Job, Runnable, Any]:
+        job = decode(body)
+        runnable = self._routes.get((job.point, job.route))
+        if runnable is None:
+            raise LookupError(f"{job.point} has no async route {job.route!r} here")
+        return job, runnable, build_event(bytes(job.event), runnable.event_type, job.point)
+
+    def _raised(self, run: int, seconds: float, error: BaseException, job: Job, runnable: Runnable, event: Any) -> None:
+        match error:
+            case Retry():
+                asked: Asked | None = "retry"
+            case Fail():
+                asked = "fail"
+            case _:
+                asked = None
+        delay = error.delay if isinstance(error, Retry) else None
+        self._pipe.send(Raised(run, seconds, _rss(), describe(error), asked, delay))
+        while not isinstance(message := self._pipe.receive(), Verdict):
+            self._inbox.append(message)
+        if message.callback is not None:
+            self._callback(run, message.callback, error, job, runnable, event)
+
+    def _call_for_another(self, message: Call) -> None:
+        error = JobTimeout(message.error) if message.outcome == "timeout" else ChildDied(message.error)
+        try:
+            job, runnable, event = self._prepare(message.body)
+        except (UndecodableJob, LookupError, InvalidPayload) as problem:
+            log.error("%s can't be called: %s", message.callback, problem)
+            self._pipe.send(Called(message.run))
+            return
+        token = current_job.set(_context(job, runnable, message.queue))
+        try:
+            self._callback(message.run, message.callback, error, job, runnable, event)
+        finally:
+            current_job.reset(token)
+
+    def _callback(
+        self, run: int, name: Callback, error: BaseException, job: Job, runnable: Runnable, event: Any
+    ) -> None:
+        arguments = (job.attempt, error) if name == "onRetry" else (error, event)
+        try:
+            if name in runnable.callbacks:
+                self._call(runnable.callbacks[name], *arguments)
+        except BaseException:
+            log.exception("%s of %s raised (job %s)", name, runnable.route.id, job.job)
+        self._pipe.send(Called(run))
+
+    def _call(self, handler: Handler, *arguments: Any, context: Context | None = None) -> None:
+        result = handler.call(*arguments, context=context) if handler.wants_context else handler.call(*arguments)
+        if handler.is_async:
+            self._runner.run(_await(result), context=contextvars.copy_context())
+
+
+async def _await(awaitable: Any) -> None:
+    await awaitable
+
+
+def _context(job: Job, runnable: Runnable, queue: str) -> Context:
+    return Context(
+        job.point,
+        job.route,
+        job.correlation,
+        job.dispatched_at,
+        job.job,
+        queue,
+        job.attempt,
+        runnable.options.max_attempts,
+    )
+
+
+def _rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def describe(error: BaseException) -> str:
+    """``ValueError: text``, and below it the traceback from the handler's own frame on."""
+    head = "".join(traceback.format_exception_only(error)).strip()
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return f"{head}\n\n{''.join(traceback.format_exception(type(error), error, trace))}".strip()
+
+
+def main() -> int:
+    """The program. It ends when the parent says so, or is gone."""
+    fd, parent = map(int, sys.argv[1:3])
+    die_with_parent(parent)
+    # A terminal or systemd sends these to the whole group; the parent decides what they mean. Not SIG_IGN, which
+    # subprocesses of handlers would inherit.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # what handlers print must not be lost when a child is killed
+    pipe = ChildPipe(take_over(fd))
+    try:
+        hello = pipe.receive()
+        assert isinstance(hello, Hello)
+        set_up_logging(hello.log_level, hello.log_format)
+        try:
+            router = Router.from_settings(hello.settings, hello.generation)
+            set_default(router)
+            routes = import_routes(router.table)
+        except Exception as error:  # noqa: BLE001 - whatever importing user code raises is told to the parent
+            pipe.send(Unready(f"{type(error).__name__}: {error}"))
+            return 1
+        pipe.send(Ready())
+        Child(pipe, routes).serve()
+    except (EOFError, OSError):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

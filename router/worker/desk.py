@@ -1,0 +1,343 @@
+"""The desk: takes deliveries in, hands runs to children, hears how they went, and says what to settle.
+
+It reads no socket and no clock; the parent's loop brings it messages and the time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Literal
+
+from router.brokers.base import Delivery, Return, Settlement
+from router.errors import LocksUnavailable
+from router.jobs import lifecycle
+from router.jobs.lifecycle import Again, Died, Failed, Finish, Outcome, Step, TimedOut
+from router.locks.base import Held, Locks, Taken
+from router.routing.table import RoutingTable
+from router.worker import journal
+from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
+from router.worker.messages import Call, Callback, Called, NotRunnable, Raised, Returned, Started, Verdict
+from router.worker.messages import Run as RunMessage
+from router.worker.pool import MAX_UNSENT, Child, Pool
+from router.worker.runs import Run, Runs
+from router.worker.scheduling import Durations, Turns, room
+from router.worker.settling import lease_of, settle
+
+log = logging.getLogger("router.worker")
+
+CALLBACK_WITHIN = 30.0
+LOCKS_AGAIN_AFTER = 1.0
+MAX_LOST_STARTS = 3
+TIMED_OUT = "its job ran into its timeout"
+
+
+class Desk:
+    """Everything that this worker knows of its jobs. ``now`` is always the worker's clock, in seconds."""
+
+    def __init__(self, table: RoutingTable, named_queues: Iterable[str], locks: Locks | None) -> None:
+        self._table = table
+        self._queues = frozenset(table.queues())
+        self._served = list(table.queues())
+        self._locks = locks
+        self._runs = Runs()
+        self._intake = Intake(self._runs, locks)
+        self._turns = Turns(named_queues)
+        self._durations = Durations()
+        self._waiting: dict[str, deque[Run]] = {}
+        self._calls: deque[tuple[Run, Outcome, Callback]] = deque()
+        self._locked_out: list[LockStoreAway] = []
+        self._locks_again_at = 0.0
+        self._cautious = False
+        self._settlements: list[Settlement] = []
+        self.ended: Counter[str] = Counter()
+        """How many attempts ended here, by ``succeeded``, ``retrying``, ``failed``."""
+
+    @property
+    def in_hand(self) -> int:
+        """How many jobs are here, started or not."""
+        return len(self._runs) + len(self._locked_out)
+
+    def queues(self) -> list[str]:
+        """The queues that this worker serves, the next one first."""
+        return self._turns.order(self._served)
+
+    def running(self) -> list[Run]:
+        """The runs whose handlers, or callbacks, are being called."""
+        return [run for run in self._runs if run.phase in ("running", "calling")]
+
+    def use(self, table: RoutingTable) -> None:
+        """From now on decide by this table. A queue that left the file is still served."""
+        self._table = table
+        self._queues = frozenset(table.queues())
+        self._served += sorted(self._queues.difference(self._served))
+
+    def take_settlements(self) -> list[Settlement]:
+        """What is to be settled since the last call."""
+        settlements, self._settlements = self._settlements, []
+        return settlements
+
+    # -- deliveries in ---------------------------------------------------------------------------------------------
+
+    def room(self, pool: Pool) -> dict[str, int]:
+        """How many more jobs of each queue can be taken now, the next queue first."""
+        if self._locked_out:
+            return {}
+        if self._cautious:
+            return {} if len(self._runs) else dict.fromkeys(self.queues()[:1], 1)
+        usable = pool.usable()
+        waiting = sum(map(len, self._waiting.values()))
+        free = sum(not child.runs for child in usable) - waiting - len(self._calls)
+        limits = self._table.settings.concurrency
+        in_hand = Counter(run.queue for run in self._runs) if limits else Counter[str]()
+        order = self.queues()
+        ahead = {queue: max(self._spare(queue, usable) - waiting, 0) for queue in order if queue not in limits}
+        return room(order, free, ahead, limits, in_hand)
+
+    def _spare(self, queue: str, usable: list[Child]) -> int:
+        """How many jobs of that queue could be sent ahead to busy children."""
+        depth = self._durations.ahead(queue)
+        return sum(max(depth + 1 - len(child.runs), 0) for child in usable if self._is_short(child)) if depth else 0
+
+    def _is_short(self, child: Child) -> bool:
+        return not child.runs or (child.runs[0].phase != "calling" and self._durations.ahead(child.runs[0].queue) > 0)
+
+    def take(self, deliveries: Iterable[Delivery], now: float) -> None:
+        """Take these in hand, each for what it is."""
+        for delivery in deliveries:
+            if delivery.count < SUSPECT_AFTER:
+                self._cautious = False
+            elif not self._cautious or self.in_hand:
+                # A job that may take the worker down must be alone when it starts, or others would be blamed.
+                self._cautious = True
+                self._settlements.append(Return(delivery))
+                self.return_waiting("a job that may crash this worker goes first")
+                continue
+            self._take(delivery, now)
+
+    def _take(self, delivery: Delivery, now: float) -> None:
+        match self._intake.take(delivery, self._table, now):
+            case None:
+                pass
+            case Run() as run:
+                self._waiting.setdefault(run.queue, deque()).append(run)
+            case LockStoreAway() as away:
+                if not self._locked_out:
+                    log.warning("unique jobs wait: %s", away.error, extra={"event": "locks.unavailable"})
+                self._locked_out.append(away)
+                self._locks_again_at = now + LOCKS_AGAIN_AFTER
+            case settlement:
+                self._settlements.append(settlement)
+
+    def lost(self, deliveries: Iterable[Delivery]) -> None:
+        """These are no longer ours: the broker gives them out again, and a run of ours that has begun goes on."""
+        for delivery in deliveries:
+            self._locked_out = [away for away in self._locked_out if away.delivery is not delivery]
+            run = self._runs.detach(delivery)
+            if run is not None and run.phase == "waiting" and not run.deliveries:
+                self._waiting[run.queue].remove(run)
+                self._runs.drop(run)
+
+    # -- runs out --------------------------------------------------------------------------------------------------
+
+    def assign(self, pool: Pool, now: float) -> None:
+        """Hand what waits to children that are free, or ahead to those whose jobs are short."""
+        usable = pool.usable()
+        idle = [child for child in usable if not child.runs]
+        while self._calls and idle:
+            self._send_call(idle.pop(), *self._calls.popleft(), now)
+        busy = Counter(run.queue for child in pool for run in child.runs)
+        progress = True
+        while progress:
+            progress = False
+            for queue in self._turns.order([queue for queue, runs in self._waiting.items() if runs]):
+                child = self._child_for(queue, self._waiting[queue][0], usable, idle, busy)
+                if child is not None:
+                    self._send(child, self._waiting[queue].popleft(), now)
+                    busy[queue] += 1
+                    self._turns.advance()
+                    progress = True
+                    break
+
+    def _child_for(
+        self, queue: str, run: Run, usable: list[Child], idle: list[Child], busy: Counter[str]
+    ) -> Child | None:
+        limit = self._table.settings.concurrency.get(queue)
+        if limit is not None and busy[queue] >= limit:
+            return None
+        if idle:
+            return idle.pop()
+        depth = self._durations.ahead(queue)
+        if limit is not None or not depth:
+            return None
+        child = min(usable, key=lambda child: len(child.runs), default=None)
+        if child is None or len(child.runs) > depth or not self._is_short(child):
+            return None
+        return child if len(child.runs) * 256 + child.pipe.unsent + len(run.body) < MAX_UNSENT else None
+
+    def _send(self, child: Child, run: Run, now: float) -> None:
+        run.phase = "sent"
+        run.sent_at = now
+        child.runs.append(run)
+        child.send(RunMessage(run.number, run.queue, run.body))
+
+    def _send_call(self, child: Child, run: Run, outcome: Outcome, callback: Callback, now: float) -> None:
+        kind: Literal["timeout", "died"] = "timeout" if isinstance(outcome, TimedOut) else "died"
+        error = run.step.error if isinstance(run.step, Again | Failed) else ""
+        run.phase = "calling"
+        run.deadline = now + CALLBACK_WITHIN
+        child.runs.append(run)
+        child.send(Call(run.number, run.queue, run.body, callback, kind, error))
+
+    # -- what became of them ---------------------------------------------------------------------------------------
+
+    def heard(
+        self, child: Child, message: Started | Returned | Raised | NotRunnable | Called, pool: Pool, now: float
+    ) -> None:
+        """A child says something about the first of its runs."""
+        run = child.runs[0]
+        assert run.number == message.run
+        match message:
+            case Started():
+                run.phase = "running"
+                run.started_at = now
+                run.started_epoch = time.time()
+                run.deadline = now + run.options.timeout
+                journal.started(run)
+            case Returned(_, seconds, rss):
+                child.runs.popleft()
+                pool.note_job(child, rss)
+                self._durations.note(run.queue, seconds)
+                self._conclude(run, Finish(), seconds, now)
+            case Raised(_, seconds, rss, error, asked, delay):
+                pool.note_job(child, rss)
+                callback = self._decide(run, lifecycle.Raised(error, asked, delay), seconds)
+                child.send(Verdict(run.number, callback))
+                if callback is None:
+                    child.runs.popleft()
+                    self._conclude_decided(run, now)
+                else:
+                    run.phase = "calling"
+                    run.deadline = now + CALLBACK_WITHIN
+            case Called():
+                child.runs.popleft()
+                self._conclude_decided(run, now)
+            case NotRunnable(_, reason):
+                child.runs.popleft()
+                self._settlements += self._intake.cannot_run(run, reason, self._table)
+
+    def child_ended(self, child: Child, how: str, now: float) -> None:
+        """A child's process is gone: the job that ran there pays an attempt, what was sent ahead doesn't."""
+        if child.runs and child.runs[0].phase != "sent":
+            run = child.runs.popleft()
+            if run.phase == "calling":
+                log.error("the callback of %s (job %s) did not end: %s", run.route.id, run.job.job, how)
+                self._conclude_decided(run, now)
+            else:
+                outcome = TimedOut(run.options.timeout) if child.killed_for == TIMED_OUT else Died(how)
+                callback = self._decide(run, outcome, now - run.started_at)
+                if callback is None:
+                    self._conclude_decided(run, now)
+                else:
+                    self._calls.append((run, outcome, callback))
+        elif child.runs:
+            child.runs[0].lost_starts += 1
+        while child.runs:
+            run = child.runs.pop()
+            run.phase = "waiting"
+            if run.lost_starts >= MAX_LOST_STARTS:
+                reason = f"{MAX_LOST_STARTS} children did not get as far as calling its handler (the last one: {how})"
+                self._settlements += self._intake.cannot_run(run, reason, self._table)
+                continue
+            if run.deliveries:
+                self._waiting.setdefault(run.queue, deque()).appendleft(run)
+            else:
+                self._runs.drop(run)
+
+    def _decide(self, run: Run, outcome: Outcome, seconds: float) -> Callback | None:
+        run.step = lifecycle.next_step(run.job, run.options, outcome, time.time())
+        run.seconds = seconds
+        if isinstance(run.step, Again):
+            return "onRetry" if run.options.on_retry else None
+        return "onFailure" if run.options.on_failure else None
+
+    def _conclude_decided(self, run: Run, now: float) -> None:
+        assert run.step is not None
+        self._conclude(run, run.step, run.seconds, now)
+
+    def _conclude(self, run: Run, step: Step, seconds: float, now: float) -> None:
+        epoch = time.time()
+        for delivery in run.deliveries:
+            self._settlements.append(settle(delivery, run.job, step, run.options, self._queues, epoch))
+        self._runs.end(run, step, now)
+        journal.ended(run, step, seconds)
+        names = {Again: "retrying", Failed: "failed", Finish: "succeeded"}
+        self.ended[names[type(step)]] += 1
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def check_deadlines(self, pool: Iterable[Child], now: float) -> None:
+        """Kill the children whose job, or callback, has run for too long."""
+        for child in pool:
+            if child.runs and child.killed_for is None:
+                run = child.runs[0]
+                if run.phase in ("running", "calling") and run.deadline is not None and now >= run.deadline:
+                    child.kill(TIMED_OUT if run.phase == "running" else f"a callback took over {CALLBACK_WITHIN:g} s")
+
+    def next_deadline(self, pool: Iterable[Child]) -> float | None:
+        """When `check_deadlines` has something to do at the earliest."""
+        deadlines = [child.runs[0].deadline for child in pool if child.runs and child.runs[0].phase != "sent"]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def check_locks(self, now: float) -> None:
+        """Renew the leases of unique jobs in hand; look again at those whose lock store was out of reach."""
+        if self._locks is None or now < self._locks_again_at:
+            return
+        again, self._locked_out = self._locked_out, []
+        for away in again:
+            if now < self._locks_again_at:
+                self._locked_out.append(away)
+            else:
+                self._take(away.delivery, now)
+        for run in self._runs:
+            if run.renew_at is None or run.renew_at > now or run.claim is None or now < self._locks_again_at:
+                continue
+            lease = lease_of(run.options)
+            try:
+                verdict = self._locks.hold(run.claim, lease)
+            except LocksUnavailable as error:
+                log.warning("a lock could not be renewed: %s", error, extra={"event": "locks.unavailable"})
+                self._locks_again_at = now + LOCKS_AGAIN_AFTER
+                return
+            run.renew_at = now + lease / 3 if isinstance(verdict, Held) else None
+            if isinstance(verdict, Taken):
+                journal.lock_lost(run, verdict.holder)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def return_waiting(self, why: str) -> None:
+        """Give back what has not been handed to a child."""
+        for away in self._locked_out:
+            self._settlements.append(Return(away.delivery))
+        self._locked_out = []
+        for runs in self._waiting.values():
+            for run in runs:
+                self._return(run, why)
+            runs.clear()
+
+    def return_all(self, why: str, now: float) -> None:
+        """Give back everything; jobs that run pay no attempt, since it is this worker that ends them."""
+        self.return_waiting(why)
+        self._calls.clear()
+        for run in self._runs:
+            if run.step is not None:
+                self._conclude_decided(run, now)
+            else:
+                self._return(run, why)
+
+    def _return(self, run: Run, why: str) -> None:
+        self._settlements += [Return(delivery) for delivery in run.deliveries]
+        self._runs.drop(run)
+        journal.returned(run, why)

@@ -1,0 +1,111 @@
+"""From a delivery to a run, or to what else is to be done with it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from dataclasses import dataclass
+
+from router.brokers.base import Delivery, Done, Settlement
+from router.errors import LocksUnavailable
+from router.jobs.job import Job, Stub, UndecodableJob, UnknownVersion, decode
+from router.jobs.lifecycle import park
+from router.locks.base import Locks, Superseded, Taken, claim_of
+from router.routing.table import RoutingTable
+from router.worker import journal
+from router.worker.runs import Run, Runs
+from router.worker.settling import give_up, lease_of, put_aside, settle
+
+SUSPECT_AFTER = 20
+POISON_AFTER = 40
+"""A job handed out so often has taken the whole worker down, or was returned, each time; see design.md section 6."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockStoreAway:
+    """The lock of a unique job can't be looked at now: hold the delivery and try again."""
+
+    delivery: Delivery
+    error: str
+
+
+Taken_ = Run | Settlement | LockStoreAway | None
+
+
+class Intake:
+    """Decides what a delivery is to this worker."""
+
+    def __init__(self, runs: Runs, locks: Locks | None) -> None:
+        self._runs = runs
+        self._locks = locks
+        self._numbers = itertools.count(1)
+
+    def take(self, delivery: Delivery, table: RoutingTable, now: float) -> Taken_:
+        """A new run; a settlement, where the job isn't run; None, where it joined a run in hand.
+
+        ``now`` is the worker's clock.
+        """
+        epoch = time.time()
+        try:
+            job = decode(delivery.body)
+        except UnknownVersion as error:
+            return self._cannot_run(delivery, error.stub, str(error), table, epoch)
+        except UndecodableJob as error:
+            journal.not_run("failed", None, delivery.queue, str(error), level=logging.ERROR)
+            return give_up(delivery, None, "undecodable", str(error), epoch)
+        if delivery.count >= POISON_AFTER:
+            text = f"was handed out {delivery.count} times and never ended: it takes the worker down with it"
+            journal.not_run("failed", job, delivery.queue, text, level=logging.ERROR)
+            return give_up(delivery, job, "poison", text, epoch)
+        if self._runs.attach(delivery, job.run_key) is not None:
+            return None
+        route = table.find(job.point, job.route)
+        if route is None or route.options is None:
+            text = f"{job.point} has no async route {job.route!r} here"
+            return self._cannot_run(delivery, job, text, table, epoch)
+        step = self._runs.ended(job.run_key)
+        if step is not None:
+            return settle(delivery, job, step, route.options, frozenset(table.queues()), epoch)
+        run = Run(next(self._numbers), job, delivery.body, delivery.queue, route, route.options, [delivery])
+        refused = self._lock(run, delivery, now)
+        if refused is None:
+            self._runs.add(run)
+        return refused or run
+
+    def _lock(self, run: Run, delivery: Delivery, now: float) -> Settlement | LockStoreAway | None:
+        run.claim = claim_of(run.job)
+        if run.claim is None or self._locks is None:
+            return None
+        lease = lease_of(run.options)
+        try:
+            verdict = self._locks.hold(run.claim, lease)
+        except LocksUnavailable as error:
+            return LockStoreAway(delivery, str(error))
+        match verdict:
+            case Superseded():
+                journal.not_run("superseded", run.job, delivery.queue, "a later attempt of it is under way")
+                return Done(delivery)
+            case Taken(holder):
+                journal.not_run("duplicate", run.job, delivery.queue, f"job {holder} holds its lock")
+                return Done(delivery)
+        run.renew_at = now + lease / 3
+        return None
+
+    def cannot_run(self, run: Run, reason: str, table: RoutingTable) -> list[Settlement]:
+        """A child could not start this run: no attempt paid, it waits for a worker that can."""
+        epoch = time.time()
+        self._runs.drop(run)
+        return [self._cannot_run(delivery, run.job, reason, table, epoch) for delivery in run.deliveries]
+
+    def _cannot_run(
+        self, delivery: Delivery, job: Job | Stub, reason: str, table: RoutingTable, epoch: float
+    ) -> Settlement:
+        limit = table.settings.unknown_route_for
+        wait = park(job.waiting_since, limit, epoch)
+        if wait is None:
+            text = f"{reason}; it has waited {limit:g} s for a worker that knows it"
+            journal.not_run("failed", job, delivery.queue, text, level=logging.ERROR)
+            return give_up(delivery, job, "unknown_route", text, epoch)
+        journal.not_run("waiting", job, delivery.queue, f"{reason}; looking again in {wait:g} s")
+        return put_aside(delivery, job, wait, epoch)

@@ -1,0 +1,119 @@
+"""What the parent and a child say to each other, over a pair of sockets.
+
+::
+
+    parent                           child
+    Hello ─────────────────────────►            once: what to load
+          ◄───────────────────────── Ready
+    Run ───────────────────────────►            several may be sent ahead; they run in this order
+          ◄───────────────────────── Started    from here the timeout counts
+          ◄───────────────────────── Returned | NotRunnable
+          ◄───────────────────────── Raised     the child keeps the exception until ...
+    Verdict ───────────────────────►            ... it hears which callback to call
+          ◄───────────────────────── Called
+    Call ──────────────────────────►            a callback for a job whose own child is gone
+          ◄───────────────────────── Called
+    Stop ──────────────────────────►            end, after what was sent before
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from router.config.settings import Settings
+
+Callback = Literal["onRetry", "onFailure"]
+Asked = Literal["retry", "fail"]
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """The table to serve, and how to log."""
+
+    settings: Settings
+    generation: int
+    log_level: str
+    log_format: str
+
+
+class Run(msgspec.Struct, frozen=True, tag=True):
+    """Run this job. ``run`` numbers it among all that this parent starts."""
+
+    run: int
+    queue: str
+    body: bytes
+
+
+class Verdict(msgspec.Struct, frozen=True, tag=True):
+    """What the run that has just raised calls for; None: nothing to call."""
+
+    run: int
+    callback: Callback | None
+
+
+class Call(msgspec.Struct, frozen=True, tag=True):
+    """Call a callback of this job with an exception made from words."""
+
+    run: int
+    queue: str
+    body: bytes
+    callback: Callback
+    outcome: Literal["timeout", "died"]
+    error: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """No more jobs will come."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Handlers are imported, bootstrap has run."""
+
+
+class Unready(msgspec.Struct, frozen=True, tag=True):
+    """Handlers can't be imported, or bootstrap failed; the child ends."""
+
+    error: str
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """The handler of this run is being called."""
+
+    run: int
+
+
+class Returned(msgspec.Struct, frozen=True, tag=True):
+    """The handler returned, after ``seconds``. ``rss``: the most memory that the child has used so far, in bytes."""
+
+    run: int
+    seconds: float
+    rss: int
+
+
+class Raised(msgspec.Struct, frozen=True, tag=True):
+    """The handler raised, after ``seconds``; a Verdict is awaited. ``asked``, ``delay``: what Retry or Fail said."""
+
+    run: int
+    seconds: float
+    rss: int
+    error: str
+    asked: Asked | None
+    delay: float | None
+
+
+class NotRunnable(msgspec.Struct, frozen=True, tag=True):
+    """This child doesn't know the route, or can't build the event: nothing was started."""
+
+    run: int
+    reason: str
+
+
+class Called(msgspec.Struct, frozen=True, tag=True):
+    """The callback has ended, well or not."""
+
+    run: int
+
+
+ToChild = Hello | Run | Verdict | Call | Stop
+ToParent = Ready | Unready | Started | Returned | Raised | NotRunnable | Called

@@ -1,0 +1,382 @@
+"""The worker's parent process: one loop that hands jobs to children and settles what became of them.
+
+It imports no user code and never blocks for longer than the broker's contract allows. It alone decides and settles.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from router.app.router import topology
+from router.brokers.base import Broker, WorkerState
+from router.config import mask_url
+from router.errors import BrokerError, BrokerUnavailable
+from router.routing.table import RoutingTable, difference
+from router.worker.checking import Check, Checked
+from router.worker.clock import Clock
+from router.worker.desk import Desk
+from router.worker.messages import Hello, Ready, ToParent, Unready
+from router.worker.pool import Child, Limits, Pool, PoolExhausted
+from router.worker.processes import describe_exit, reap_orphans
+from router.worker.watching import Watcher
+
+log = logging.getLogger("router.worker")
+
+FLUSH_WITHIN = 10.0
+EMPTY_FOR = 1.0
+REPORT_EVERY = 2.0
+LONGEST_WAIT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What ``router run-worker`` was asked for. Times in seconds, memory (in ``limits``) in bytes."""
+
+    queues: tuple[str, ...] = ()
+    concurrency: int = 1
+    stop_when_empty: bool = False
+    max_jobs: int | None = None
+    max_time: float | None = None
+    grace: float = 25.0
+    limits: Limits = field(default_factory=Limits)
+    log_level: str = "info"
+    log_format: str = "text"
+
+
+class Worker:
+    """Serves the queues of a table until it is told to stop. `run` belongs in the main thread of a process."""
+
+    def __init__(self, table: RoutingTable, broker: Broker, options: WorkerOptions) -> None:
+        self._table = table
+        self._broker = broker
+        self._options = options
+        self._clock = Clock()
+        self._started_at = self._clock.now()
+        self._started_epoch = time.time()
+        self._desk = Desk(table, options.queues, broker.locks)
+        self._pool = Pool(options.concurrency, options.limits, self._hello())
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._consumer = broker.consumer(self._name)
+        self._selector = selectors.DefaultSelector()
+        self._watched: set[int] = set()
+        self._check: Check | None = None
+        self._check_wanted: str | None = None
+        self._last_error: str | None = None
+        self._stopping: str | None = None
+        self._stop_by: float | None = None
+        self._signals: list[int] = []
+        self._empty_since: float | None = None
+        self._reported_at = 0.0
+
+    def _hello(self) -> Hello:
+        options = self._options
+        return Hello(self._table.settings, self._table.generation, options.log_level, options.log_format)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Work until told to stop, or until nothing is left to do where that was asked for. Returns the exit code."""
+        settings = self._table.settings
+        about = (self._name, self._pool.size, ", ".join(self._desk.queues()), mask_url(settings.broker_url))
+        log.info("worker %s: %d children, queues %s, broker %s", *about, extra={"event": "worker.started"})
+        with self._woken() as woken:
+            watcher = Watcher(settings.path, lambda: self._want_check("the file was edited", woken))
+            try:
+                self._declare()
+                while not self._done():
+                    self._turn()
+            except PoolExhausted as error:
+                log.error("giving up: no child could be started: %s", error, extra={"event": "worker.failed"})
+                return 1
+            finally:
+                watcher.close()
+                self._end()
+        return 0
+
+    def _turn(self) -> None:
+        wait = self._patience()
+        ready = self._selector.select(wait)
+        lost = self._clock.tick(wait)
+        if lost:
+            log.warning("this worker stood still for %.1f s; running jobs get that time back", lost)
+        now = self._clock.now()
+        for key, _ in ready:
+            self._readable(key.data, now)
+        self._attend_signals(now)
+        self._attend_children(now)
+        self._attend_check(now)
+        self._desk.check_locks(now)
+        self._consumer.settle(self._desk.take_settlements())
+        taken = self._consumer.poll(self._room())
+        self._desk.lost(self._consumer.take_lost())
+        self._desk.take(taken, now)
+        self._desk.assign(self._pool, now)
+        self._consumer.settle(self._desk.take_settlements())
+        self._watch()
+        self._report(now)
+        self._check_limits(now)
+
+    def _patience(self) -> float:
+        """How long nothing needs to be done if nothing happens."""
+        deadline = self._desk.next_deadline(self._pool)
+        until = LONGEST_WAIT if deadline is None else deadline - self._clock.now()
+        if any(child.pipe.unsent for child in self._pool):
+            until = min(until, 0.01)
+        return max(min(until, self._consumer.patience(), LONGEST_WAIT), 0.0)
+
+    def _room(self) -> dict[str, int]:
+        if self._stopping:
+            return {}
+        room = self._desk.room(self._pool)
+        if self._options.max_jobs is None:
+            return room
+        left = self._options.max_jobs - self._desk.ended.total() - self._desk.in_hand
+        return {queue: min(count, left) for queue, count in room.items() if left > 0}
+
+    def _readable(self, source: Any, now: float) -> None:
+        match source:
+            case Child():
+                self._listen(source, now)
+            case socket.socket():
+                source.recv(4096)
+
+    def _watch(self) -> None:
+        """Wait on what there is to wait on now: children, the broker's connections, a check."""
+        sources: dict[int, Any] = {child.pipe.fileno(): child for child in self._pool if not child.pipe.ended}
+        sources |= dict.fromkeys(self._consumer.wait_on(), "broker")
+        if self._check is not None:
+            sources[self._check.fileno()] = "check"
+        for fd in self._watched - sources.keys():
+            self._selector.unregister(fd)
+        for fd, source in sources.items():
+            if fd not in self._watched:
+                self._selector.register(fd, selectors.EVENT_READ, source)
+            elif self._selector.get_key(fd).data is not source:
+                self._selector.modify(fd, selectors.EVENT_READ, source)
+        self._watched = set(sources)
+
+    # -- children --------------------------------------------------------------------------------------------------
+
+    def _listen(self, child: Child, now: float) -> None:
+        for message in child.pipe.receive():
+            self._heard(child, message, now)
+
+    def _heard(self, child: Child, message: ToParent, now: float) -> None:
+        match message:
+            case Ready():
+                self._pool.note_ready(child)
+            case Unready(error):
+                child.unready = error
+            case _:
+                self._desk.heard(child, message, self._pool, now)
+
+    def _attend_children(self, now: float) -> None:
+        self._desk.check_deadlines(self._pool, now)
+        for child in self._pool.ended():
+            self._listen(child, now)
+            how = child.killed_for or describe_exit(child.process.returncode)
+            if child.ready and child.stop_by is None:
+                log.warning("child %d ended: %s", child.process.pid, how, extra={"event": "child.ended", "reason": how})
+            self._desk.child_ended(child, how, now)
+            self._pool.bury(child, now)
+        self._pool.maintain(now)
+
+    # -- the file --------------------------------------------------------------------------------------------------
+
+    def _want_check(self, why: str, woken: socket.socket) -> None:
+        """Called from the watcher's thread."""
+        self._check_wanted = why
+        woken.send(b"\0")
+
+    def _attend_check(self, now: float) -> None:
+        if self._check is not None:
+            result = self._check.poll()
+            if result is not None:
+                self._check = None
+                self._checked(result)
+        elif self._check_wanted is not None and not self._stopping:
+            why, self._check_wanted = self._check_wanted, None
+            log.info("checking %s: %s", self._table.settings.path, why, extra={"event": "reload.started"})
+            self._check = Check(self._table.settings.path)
+
+    def _checked(self, result: Checked) -> None:
+        table = result.sound
+        if table is None:
+            self._reload_failed(result.problems())
+            return
+        old = self._table
+        table = msgspec.structs.replace(table, generation=old.generation + 1)
+        try:
+            self._broker.declare(topology(table))
+        except BrokerError as error:
+            self._reload_failed(str(error))
+            return
+        self._last_error = None
+        self._table = table
+        self._desk.use(table)
+        self._pool.serve(self._hello())
+        changes = difference(old, table) or ["no route changed; children are replaced, so that edited code is in force"]
+        for change in changes:
+            log.info("reload: %s", change, extra={"event": "reload.changed"})
+        if _connections(old) != _connections(table):
+            log.warning("reload: a change of broker or locks takes effect when this worker is started again")
+        fields = {"event": "reload.done", "generation": table.generation, "hash": table.hash}
+        log.info("reload: generation %d is in force", table.generation, extra=fields)
+        self._reported_at = 0.0
+
+    def _reload_failed(self, why: str) -> None:
+        self._last_error = why
+        self._reported_at = 0.0
+        text = "reload: generation %d stays in force, the file can't be used:\n%s"
+        log.error(text, self._table.generation, why, extra={"event": "reload.failed", "error": why})
+
+    def _declare(self) -> None:
+        """Make sure that the queues exist; a broker that is away is waited for."""
+        wait = 0.5
+        while not self._stopping:
+            try:
+                self._broker.declare(topology(self._table))
+                return
+            except BrokerUnavailable as error:
+                log.warning("the broker is out of reach, trying again in %g s: %s", wait, error)
+            self._selector.select(wait)
+            self._attend_signals(self._clock.now())
+            wait = min(wait * 2, 10.0)
+
+    # -- the outside -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _woken(self) -> Iterator[socket.socket]:
+        """Let signals, and whoever writes to the socket given, end a wait."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self._selector.register(ours, selectors.EVENT_READ, ours)
+        before = {
+            number: signal.signal(number, lambda number, _: self._signals.append(number))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        }
+        old_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield theirs
+        finally:
+            signal.set_wakeup_fd(old_fd)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            ours.close()
+            theirs.close()
+
+    def _attend_signals(self, now: float) -> None:
+        signals, self._signals = self._signals, []
+        for number in signals:
+            if number == signal.SIGCHLD:
+                reap_orphans(self._pool.pids())
+            elif number == signal.SIGHUP:
+                self._check_wanted = "SIGHUP"
+            elif self._stopping is None:
+                self._stop(f"{signal.Signals(number).name}", now)
+            else:
+                log.warning("%s again: stopping now", signal.Signals(number).name)
+                self._stop_by = now
+
+    def _stop(self, why: str, now: float) -> None:
+        grace = self._options.grace
+        running = len(self._desk.running())
+        log.info("stopping (%s): %d jobs run, they have %g s", why, running, grace, extra={"event": "worker.stopping"})
+        self._stopping = why
+        self._stop_by = now + grace
+        self._desk.return_waiting(f"this worker stops ({why})")
+
+    def _check_limits(self, now: float) -> None:
+        options = self._options
+        if self._stopping:
+            return
+        if options.max_jobs is not None and self._desk.ended.total() >= options.max_jobs:
+            self._stop("--max-jobs", now)
+        elif options.max_time is not None and now - self._started_at >= options.max_time:
+            self._stop("--max-time", now)
+        elif options.stop_when_empty and self._is_empty(now):
+            self._stop("--stop-when-empty", now)
+
+    def _is_empty(self, now: float) -> bool:
+        """Nothing ready in our queues, nothing in hand, nothing delayed: seen twice, a second apart."""
+        if self._desk.in_hand or self._consumer.unsettled:
+            self._empty_since = None
+            return False
+        if self._empty_since is not None and now - self._empty_since < EMPTY_FOR:
+            return False
+        try:
+            counts = self._broker.counts(self._desk.queues())
+        except BrokerError:
+            return False
+        if counts.delayed != 0 or any(counts.queues[queue].ready != 0 for queue in self._desk.queues()):
+            self._empty_since = None
+            return False
+        if self._empty_since is None:
+            self._empty_since = now
+            return False
+        return True
+
+    def _report(self, now: float) -> None:
+        if now - self._reported_at < REPORT_EVERY:
+            return
+        self._reported_at = now
+        running = tuple((run.queue, run.job.job, run.route.id, run.started_epoch) for run in self._desk.running())
+        self._consumer.report(
+            WorkerState(
+                self._name,
+                socket.gethostname(),
+                os.getpid(),
+                self._started_epoch,
+                self._table.generation,
+                self._table.hash,
+                self._last_error,
+                running,
+            )
+        )
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _done(self) -> bool:
+        if self._stopping is None:
+            return False
+        grace_over = self._stop_by is not None and self._clock.now() >= self._stop_by
+        return self._desk.in_hand == 0 or grace_over
+
+    def _end(self) -> None:
+        """Give back what is unfinished, end the children, let the broker confirm what became of the jobs."""
+        now = self._clock.now()
+        self._desk.return_all("this worker stops", now)
+        self._consumer.settle(self._desk.take_settlements())
+        self._pool.end(now)
+        give_up_at = time.monotonic() + FLUSH_WITHIN
+        while self._consumer.unsettled and time.monotonic() < give_up_at:
+            self._consumer.poll({})
+            self._selector.select(self._consumer.patience())
+        if self._consumer.unsettled:
+            log.error("%d jobs could not be settled; they will run again", self._consumer.unsettled)
+        self._consumer.close()
+        if self._check is not None:
+            self._check.cancel()
+        self._selector.close()
+        ended = self._desk.ended
+        text = "worker %s stopped: %d succeeded, %d to be retried, %d failed"
+        numbers = (ended["succeeded"], ended["retrying"], ended["failed"])
+        log.info(text, self._name, *numbers, extra={"event": "worker.stopped", **ended})
+
+
+def _connections(table: RoutingTable) -> tuple[object, ...]:
+    settings = table.settings
+    return (settings.broker_url, settings.namespace, settings.locks_url)

@@ -1,0 +1,193 @@
+"""The children: started, watched, fed, replaced."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from router.worker.messages import Hello, Stop, ToChild
+from router.worker.pipes import ParentPipe
+from router.worker.processes import describe_exit, start_program
+from router.worker.runs import Run
+
+log = logging.getLogger("router.worker")
+
+READY_WITHIN = 60.0
+START_WITHIN = 5.0
+STOP_WITHIN = 5.0
+FRUITLESS_STARTS = 5
+MAX_UNSENT = 64 * 1024
+"""Bytes that may wait for a busy child: more isn't sent ahead."""
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """One child as its parent sees it. ``runs`` are in the order sent; the first one runs, or is about to."""
+
+    process: subprocess.Popen[bytes]
+    pipe: ParentPipe
+    generation: int
+    started_at: float
+    runs: deque[Run] = field(default_factory=deque)
+    ready: bool = False
+    jobs_run: int = 0
+    worn: bool = False
+    """It has reached one of its `Limits`."""
+    stop_by: float | None = None
+    """Set when it was told to stop: when it must have ended."""
+    killed_for: str | None = None
+    unready: str | None = None
+    """Why it could not become ready, in its own words."""
+
+    def send(self, message: ToChild) -> None:
+        """Write to the child, without waiting for it to read."""
+        self.pipe.send(message)
+
+    def kill(self, why: str) -> None:
+        """End it now; its end is noticed like any other."""
+        self.killed_for = self.killed_for or why
+        self.process.kill()
+
+    def stop(self, now: float) -> None:
+        """Tell it to end after what it was sent."""
+        if self.stop_by is None:
+            self.stop_by = now + STOP_WITHIN
+            self.send(Stop())
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be given jobs."""
+        return self.ready and not self.worn and self.stop_by is None and self.killed_for is None and not self.pipe.ended
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a child is replaced by a fresh one, between two jobs: after so many jobs, above so many bytes."""
+
+    max_jobs: int | None = None
+    max_memory: int | None = None
+
+
+class PoolExhausted(Exception):
+    """No child ever becomes ready; the text says why."""
+
+
+class Pool:
+    """Keeps ``size`` children alive that serve the table of ``hello``."""
+
+    def __init__(self, size: int, limits: Limits, hello: Hello) -> None:
+        self.size = size
+        self._limits = limits
+        self._hello = hello
+        self._children: list[Child] = []
+        self._failures = 0
+        self._ever_ready = False
+        self._start_after = 0.0
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(tuple(self._children))
+
+    def pids(self) -> set[int]:
+        """Process ids of all children."""
+        return {child.process.pid for child in self._children}
+
+    def serve(self, hello: Hello) -> None:
+        """Replace the children, as they finish, by ones that serve this table."""
+        self._hello = hello
+        self._failures = 0
+        self._start_after = 0.0
+
+    def usable(self) -> list[Child]:
+        """The children that may be given jobs, the least busy first."""
+        generation = self._hello.generation
+        usable = [child for child in self._children if child.usable and child.generation == generation]
+        return sorted(usable, key=lambda child: len(child.runs))
+
+    def ended(self) -> list[Child]:
+        """Children whose process is gone; each is to be handed to `bury` once its last messages are read."""
+        return [child for child in self._children if child.process.poll() is not None]
+
+    def bury(self, child: Child, now: float) -> None:
+        """Let go of a child that has ended.
+
+        Raises PoolExhausted when children end one after the other without any ever becoming ready.
+        """
+        self._children.remove(child)
+        child.pipe.close()
+        if child.ready or (child.stop_by is not None and child.killed_for is None):
+            return
+        self._failures += 1
+        self._start_after = now + min(0.25 * 2**self._failures, 30.0)
+        why = child.unready or child.killed_for or describe_exit(child.process.returncode)
+        log.error("a child could not be started: %s", why, extra={"event": "child.unready"})
+        if self._failures >= FRUITLESS_STARTS and not self._ever_ready:
+            raise PoolExhausted(why)
+
+    def maintain(self, now: float) -> None:
+        """Stop what is outdated, kill what is late, start what is missing."""
+        for child in self._children:
+            self._check(child, now)
+        missing = self.size - sum(child.stop_by is None for child in self._children)
+        if now >= self._start_after:
+            for _ in range(missing):
+                self._children.append(self._start(now))
+
+    def _check(self, child: Child, now: float) -> None:
+        child.pipe.flush()
+        outdated = child.generation != self._hello.generation
+        if (outdated or child.worn) and not child.runs:
+            child.stop(now)
+        if not child.ready and now - child.started_at > READY_WITHIN:
+            child.kill(f"not ready within {READY_WITHIN:g} s")
+        elif child.stop_by is not None and not child.runs and now > child.stop_by:
+            child.kill("did not end when told to")
+        elif child.pipe.ended and child.ready and child.stop_by is None:
+            child.kill("closed its pipe")
+        elif child.runs and child.runs[0].phase == "sent" and now - child.runs[0].sent_at > START_WITHIN:
+            child.kill(f"did not start a job within {START_WITHIN:g} s")
+
+    def note_job(self, child: Child, rss: int) -> None:
+        """A job has ended in that child, which has used at most so many bytes so far."""
+        child.jobs_run += 1
+        if self._limits.max_jobs is not None and child.jobs_run >= self._limits.max_jobs:
+            child.worn = True
+        if self._limits.max_memory is not None and rss > self._limits.max_memory:
+            child.worn = True
+
+    def note_ready(self, child: Child) -> None:
+        """That child has imported everything."""
+        child.ready = True
+        self._failures = 0
+        self._ever_ready = True
+
+    def _start(self, now: float) -> Child:
+        ours, theirs = socket.socketpair()
+        try:
+            process = start_program("router.worker.child", hand_over=theirs)
+        finally:
+            theirs.close()
+        child = Child(process, ParentPipe(ours), self._hello.generation, now)
+        child.send(self._hello)
+        return child
+
+    def end(self, now: float) -> None:
+        """End every child: the idle ones when they like, within seconds, the busy ones at once."""
+        for child in self._children:
+            if child.runs or not child.ready:
+                child.kill("the worker stops")
+            else:
+                child.stop(now)
+        give_up_at = time.monotonic() + STOP_WITHIN
+        for child in self._children:
+            try:
+                child.process.wait(timeout=max(give_up_at - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                child.kill("did not end when told to")
+                child.process.wait(timeout=STOP_WITHIN)
+            child.pipe.close()
+        self._children = []

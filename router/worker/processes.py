@@ -1,0 +1,66 @@
+"""What the worker asks of the operating system."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def start_program(module: str, *arguments: str, hand_over: socket.socket) -> subprocess.Popen[bytes]:
+    """``python -m module FD PARENT arguments…``, with one socket handed over and nothing of our ``__main__`` imported.
+
+    -P keeps the current directory from shadowing the router itself; the program adds it to the import path later.
+    """
+    fd = hand_over.fileno()
+    command = [sys.executable, "-P", "-m", module, str(fd), str(os.getpid()), *arguments]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[fd])
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the thread that started it ends (Linux; elsewhere the closed pipe tells).
+
+    Ends at once if the parent is gone already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def take_over(fd: int) -> socket.socket:
+    """The socket that was handed over; the handlers' own subprocesses won't inherit it."""
+    os.set_inheritable(fd, False)
+    return socket.socket(fileno=fd)
+
+
+def describe_exit(code: int) -> str:
+    """An exit code of a child in words: ``killed by SIGKILL``, ``exited with code 3``."""
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return f"exited with code {code}"
+
+
+def reap_orphans(own: set[int]) -> None:
+    """As PID 1, bury the orphans that the kernel gave to us; the processes in ``own`` are waited for elsewhere."""
+    if os.getpid() != 1:
+        return
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) not in own and _is_dead_child(int(entry)):
+            os.waitpid(int(entry), os.WNOHANG)
+
+
+def _is_dead_child(pid: int) -> bool:
+    try:
+        result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return result is not None

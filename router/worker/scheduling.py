@@ -1,0 +1,75 @@
+"""Which queue is next, and how many jobs to ask for. Pure but for the counters it keeps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+AHEAD_SECONDS = 0.05
+"""How much work, measured in time, may wait inside a busy child."""
+AHEAD_MOST = 50
+_SAMPLES = 10
+_WEIGHT = 0.1
+
+
+class Durations:
+    """How long the jobs of each queue take, as a moving mean that believes a slow job at once and fast ones slowly."""
+
+    def __init__(self) -> None:
+        self._mean: dict[str, float] = {}
+        self._seen: dict[str, int] = defaultdict(int)
+
+    def note(self, queue: str, seconds: float) -> None:
+        """A job of that queue took so long."""
+        mean = self._mean.get(queue, seconds)
+        self._mean[queue] = seconds if seconds > AHEAD_SECONDS else mean + _WEIGHT * (seconds - mean)
+        self._seen[queue] += 1
+
+    def ahead(self, queue: str) -> int:
+        """How many jobs of that queue may be sent to a child beside the one it runs; 0 until known as short."""
+        if self._seen[queue] < _SAMPLES:
+            return 0
+        return min(AHEAD_MOST, int(AHEAD_SECONDS / max(self._mean[queue], 1e-6)))
+
+
+class Turns:
+    """The order in which queues are asked: as named by the user, else in turn."""
+
+    def __init__(self, named: Iterable[str] = ()) -> None:
+        self._named = tuple(dict.fromkeys(named))
+        self._offset = 0
+
+    def order(self, queues: Iterable[str]) -> list[str]:
+        """Those of ``queues`` that this worker serves, the next one first."""
+        queues = list(queues)
+        if self._named:
+            return [queue for queue in self._named if queue in queues]
+        start = self._offset % len(queues) if queues else 0
+        return queues[start:] + queues[:start]
+
+    def advance(self) -> None:
+        """A job was started: the next queue's turn."""
+        self._offset += 1
+
+
+def room(
+    order: Iterable[str],
+    free: int,
+    ahead: Mapping[str, int],
+    limits: Mapping[str, int],
+    in_hand: Mapping[str, int],
+) -> dict[str, int]:
+    """How many more jobs of each queue this worker can take, in the given order.
+
+    ``free``: children with nothing to do, less the jobs that wait for one; ``ahead``: what may be sent ahead, by queue;
+    ``limits``: the queues' ``concurrency``; ``in_hand``: jobs of each queue here, started or not. A queue with a limit
+    gets nothing sent ahead: one child runs one of its jobs.
+    """
+    found = {}
+    for queue in order:
+        limit = limits.get(queue)
+        if limit is None:
+            found[queue] = max(free, 0) + ahead.get(queue, 0)
+        else:
+            found[queue] = max(min(free, limit - in_hand.get(queue, 0)), 0)
+    return {queue: count for queue, count in found.items() if count > 0}
