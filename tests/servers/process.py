@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -57,10 +58,8 @@ def end(process: subprocess.Popen[bytes], grace: float) -> None:
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL to the process and those it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait(10)
 
 

@@ -165,10 +165,8 @@ def prune(
     admin = Admin(link)
     work = [(name, names.queue(name)) for name in sorted(set(queues)) if names.queue(name) not in wanted]
     done = [_prune_work_queue(admin, link, names, logical, physical) for logical, physical in work]
-    for delay in sorted(set(delays)):
-        if names.delay_queue(delay) not in wanted:
-            done.append(_prune_delay_queue(admin, names, delay))
-    return done
+    waits = [delay for delay in sorted(set(delays)) if names.delay_queue(delay) not in wanted]
+    return done + [_prune_delay_queue(admin, names, delay) for delay in waits]
 
 
 def _declare(channel: Channel, declaration: Exchange | Queue, *, passive: bool) -> None:
@@ -247,9 +245,7 @@ def _prune_work_queue(admin: Admin, link: Link, names: Names, logical: str, phys
     if counts is None:
         return Pruned(physical, deleted=False, moved=0, why="does not exist")
     if counts[1]:
-        return Pruned(
-            physical, deleted=False, moved=0, why=f"{counts[1]} consumers; stop or restart those workers first"
-        )
+        return Pruned(physical, deleted=False, moved=0, why=f"{counts[1]} consumers: restart those workers first")
     _ask_or_refuse(admin, physical, lambda channel: channel.queue_unbind(physical, names.jobs, logical))
     moved = _drain(link, names, logical, physical)
     # From here on what was still delayed for it becomes a failed job, too, by way of the alternate exchange.
@@ -257,9 +253,7 @@ def _prune_work_queue(admin: Admin, link: Link, names: Names, logical: str, phys
     if not _empty_twice(admin, physical):
         moved += _drain(link, names, logical, physical)
         if not _empty_twice(admin, physical):
-            return Pruned(
-                physical, deleted=False, moved=moved, why="jobs still arrive, or somebody consumes it; try again"
-            )
+            return Pruned(physical, deleted=False, moved=moved, why="it is still in use; try again")
     _ask_or_refuse(admin, physical, lambda channel: channel.queue_delete(physical))
     return Pruned(physical, deleted=True, moved=moved, why="not in the file")
 

@@ -17,6 +17,7 @@ from amqp.exceptions import AccessRefused, AMQPError, ChannelError, NotAllowed
 from kombu.connection import Connection as KombuConnection
 
 from router.brokers.amqp.wire import Channel, Connection, Transport
+from router.config.urls import mask_url
 from router.errors import BrokerRefused, BrokerUnavailable
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Address:
                 **files,
             )
         except ValueError as error:
-            raise BrokerRefused(f"broker URL {_masked(url)}: {error}") from error
+            raise BrokerRefused(f"broker URL {mask_url(url)}: {error}") from error
 
     def __str__(self) -> str:
         return f"RabbitMQ at {self.host}:{self.port}, vhost {self.vhost!r}"
@@ -202,12 +203,6 @@ class Link:
             why = "no answer in time" if isinstance(error, TimeoutError) and not error.errno else describe(error)
             self.drop(why)
             raise LinkDown(f"{self.address}: {why}") from error
-
-
-def _masked(url: str) -> str:
-    before, at, after = url.rpartition("@")
-    scheme, colon, user = before.partition("://")
-    return f"{scheme}{colon}{user.partition(':')[0]}:***@{after}" if at else url
 
 
 def describe(error: BaseException) -> str:

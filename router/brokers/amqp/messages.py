@@ -49,7 +49,7 @@ class Publication:
     @property
     def arguments(self) -> bytes:
         """Of ``basic.publish``, encoded; always mandatory."""
-        return _publish_arguments(self.exchange, self.key)
+        return publish_arguments(self.exchange, self.key)
 
 
 def publish_job(names: Names, job: Outgoing, exact: frozenset[int], now: float) -> Publication:
@@ -171,9 +171,9 @@ def _queue_header(queue: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _publish_arguments(exchange: str, key: str) -> bytes:
-    mandatory = b"\x01"
-    return b"\x00\x00" + _short(exchange) + _short(key) + mandatory
+def publish_arguments(exchange: str, key: str, *, mandatory: bool = True) -> bytes:
+    """The arguments of ``basic.publish``, encoded."""
+    return b"\x00\x00" + _short(exchange) + _short(key) + bytes((mandatory,))
 
 
 def _short(text: str) -> bytes:

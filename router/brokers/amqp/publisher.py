@@ -51,13 +51,18 @@ Repair = Callable[[float], bool]
 
 @dataclass(slots=True)
 class _Work:
-    """One call's state. ``todo`` is what has to be sent yet, in order; ``refused``: id → why."""
+    """One call's state. ``todo`` is what has to be sent yet, in order; ``refused``: id → why.
+
+    The first ``suspects`` of ``todo`` are sent one at a time; ``culprit`` was under way alone at the last fault.
+    ``tainted``: queue that did not confirm → why.
+    """
 
     todo: list[Publication]
     limit: float
     seconds: float
     refused: dict[str, str] = field(default_factory=dict)
     suspects: int = 0
+    culprit: Publication | None = None
     faults: int = 0
     repaired: bool = False
     why: str = ""
@@ -116,6 +121,10 @@ class _Fault:
 class Publisher:
     """Publishes to ``address``. Safe to use from many threads and after a fork."""
 
+    _lock: threading.Lock
+    _places: threading.BoundedSemaphore
+    _idle: list[_Session]
+
     def __init__(self, address: Address, repair: Repair) -> None:
         self._address = address
         self._repair = repair
@@ -148,7 +157,7 @@ class Publisher:
     def _renew(self) -> None:
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(POOL)
-        self._idle: list[_Session] = []
+        self._idle = []
 
     def _forget(self) -> None:
         _abandoned.append(self._idle)
@@ -162,6 +171,8 @@ class Publisher:
                 for each in work.todo:
                     work.refuse(each, work.tainted.get(each.target, why))
                 return
+            if not work.suspects and work.todo[0].target in work.tainted:
+                work.suspects = len(work.todo)  # only those that were put off are left
             try:
                 session = self._session(work.left)
             except BrokerUnavailable as error:
@@ -198,6 +209,7 @@ class Publisher:
                 break
             if session.usable():
                 return session
+            session.link.drop("no longer usable")
         link = connect(self._address, "publisher", seconds)
         return _Session(link, Confirms(link), time.monotonic())
 
@@ -207,7 +219,7 @@ class Publisher:
             self._idle.append(session)
 
     def _send(self, session: _Session, work: _Work) -> _Fault | None:
-        """Send ``work.todo`` and take what is confirmed out of it. With suspects: one at a time, until those are through."""
+        """Send ``work.todo`` and take what is confirmed out of it. Suspects are sent one at a time, and only they."""
         link, confirms = session.link, session.confirms
         run = object()
         alone = work.suspects > 0
@@ -252,11 +264,14 @@ class Publisher:
                 link.wait(min(work.limit, now + stall / 4))
         except LinkDown as error:
             fault = _Fault("broken", str(error))
-        sent_now = todo[:sent]
         rest = [each for number, each in enumerate(todo) if number not in decided]
-        under_way = sum(1 for number in range(len(sent_now)) if number not in decided)
+        under_way = sent - sum(1 for number in decided if number < sent)
         work.todo = rest + (work.todo[len(todo) :] if alone else [])
-        work.suspects = under_way if fault is not None else 0
+        work.culprit = rest[0] if fault is not None and under_way == 1 else None
+        if fault is None:
+            work.suspects = 0
+        else:
+            work.suspects = len(rest) if alone else under_way
         self._sort_out(work, returned, nacked)
         return fault
 
@@ -278,6 +293,8 @@ class Publisher:
         if nacked:
             time.sleep(max(0.0, min(FIRST_PAUSE, work.left)))
         work.todo = again + work.todo
+        if work.suspects:
+            work.suspects += len(again)
 
     def _learn(self, work: _Work, fault: _Fault) -> None:
         """After a fault: who is suspected, who is to blame, what is sent next."""
@@ -287,26 +304,20 @@ class Publisher:
             return
         work.faults += 1
         log.debug("publishing to %s: %s (%s); %d under way", self._address, fault.text, fault.kind, work.suspects)
-        if fault.kind == "broken" and work.faults == 1:
-            work.suspects = 0  # all together once more
-            return
-        if fault.kind == "refused" and fault.code == 404 and self._try_repair(work):
+        all_together_again = fault.kind == "broken" and work.faults == 1
+        if all_together_again or (fault.code == 404 and not work.repaired and self._try_repair(work)):
             work.suspects = 0
-            return
-        if work.suspects != 1:
-            return
-        self._blame(work, work.todo[0], fault)
+        elif work.culprit is not None:
+            self._blame(work, work.culprit, fault)
 
     def _blame(self, work: _Work, culprit: Publication, fault: _Fault) -> None:
         """``culprit`` was under way alone when it happened."""
-        work.suspects = 0
+        suspects = work.todo[: work.suspects]
         if fault.kind == "refused":
             # 403 and 404 are about the exchange, and so about all that is published to it.
-            alike = (
-                [each for each in work.todo if each.exchange == culprit.exchange] if fault.code in (403, 404) else []
-            )
-            for each in [culprit, *alike]:
-                work.refuse(each, fault.text)
+            for each in work.todo:
+                if each is culprit or (fault.code in (403, 404) and each.exchange == culprit.exchange):
+                    work.refuse(each, fault.text)
         elif fault.kind == "stalled":
             text = f"{culprit.target} does not confirm ({fault.text}); it may have no leader"
             if culprit.target in work.tainted:
@@ -320,6 +331,8 @@ class Publisher:
         elif not work.again(culprit, ALONE_TRIES):
             work.refuse(culprit, f"the connection breaks each time that it is published: {fault.text}")
         work.drop_refused()
+        # Those at the front of `todo` still; what was put off comes after all others.
+        work.suspects = sum(1 for each in suspects if each.id not in work.refused and each.target not in work.tainted)
 
     def _try_repair(self, work: _Work) -> bool:
         """Declare what is missing, once a call."""

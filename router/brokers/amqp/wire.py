@@ -213,6 +213,10 @@ class Channel(pyamqp.Channel):
         self.connection._live_transport().write(b"".join(parts))
         self.connection.bytes_sent += 1
 
+    def send_qos(self, prefetch: int) -> None:
+        """``basic.qos`` for the consumers that follow, without waiting."""
+        self.send_method(spec.Basic.Qos, "lBb", (0, prefetch, False))
+
     def nack(self, delivery_tag: int, *, multiple: bool = False) -> None:
         """Give a delivery back (py-amqp has no method for it)."""
         self.send_method(spec.Basic.Nack, "Lbb", (delivery_tag, multiple, True))

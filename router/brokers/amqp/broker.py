@@ -1,0 +1,203 @@
+"""RabbitMQ behind the contract of brokers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from router.brokers.amqp import declare as declaring
+from router.brokers.amqp.consumer import AmqpConsumer
+from router.brokers.amqp.declare import Admin, Finding, Pruned
+from router.brokers.amqp.failed import Browsed, Browser, by_age
+from router.brokers.amqp.failed import sweep as sweep_failed
+from router.brokers.amqp.link import Address, Link, connect
+from router.brokers.amqp.messages import publish_job
+from router.brokers.amqp.names import LADDER, Names, exact_delays
+from router.brokers.amqp.publisher import Publisher
+from router.brokers.amqp.topology import Declaration, plan
+from router.brokers.amqp.workers import ask
+from router.brokers.base import (
+    PUBLISH_DEADLINE,
+    Consumer,
+    Counts,
+    Decision,
+    FailedJob,
+    Outgoing,
+    QueueCounts,
+    Receipt,
+    Requeue,
+    Sweep,
+    Topology,
+    WorkerState,
+)
+from router.brokers.locking import needs_locks, publish_locked
+from router.errors import BrokerRefused
+from router.locks.base import Locks
+
+log = logging.getLogger(__name__)
+
+CONSUMER_TIMEOUT_FROM = (3, 12)
+"""From this version on RabbitMQ heeds the queue's own ``x-consumer-timeout``."""
+
+
+class AmqpBroker:
+    """The contract's Broker on RabbitMQ at ``url``. Opens nothing yet; raises BrokerRefused for a URL it can't use.
+
+    ``declare`` False: nothing is ever declared, only looked at (`router run-worker --no-declare`).
+    """
+
+    def __init__(self, url: str, namespace: str, locks: Locks | None, *, declare: bool = True) -> None:
+        self.names = Names(namespace)
+        self.address = Address.parse(url)
+        self._locks = locks
+        self._declare = declare
+        self._known: Topology | None = None
+        self._mutex = threading.Lock()
+        self._publisher = Publisher(self.address, self._repair)
+
+    @property
+    def locks(self) -> Locks | None:
+        """See the contract."""
+        return self._locks
+
+    def declare(self, topology: Topology) -> None:
+        """See the contract. Remembered, so that what goes missing later is declared again."""
+        declarations = self.plan(topology)
+        with self._link("declaring") as link:
+            declaring.apply(link, declarations, declare=self._declare)
+        with self._mutex:
+            known = self._known or Topology(frozenset())
+            self._known = Topology(known.queues | topology.queues, known.delays | topology.delays)
+
+    def publish(self, batch: Sequence[Outgoing], *, deadline: float = PUBLISH_DEADLINE) -> Receipt:
+        """See the contract."""
+        if not batch:
+            return Receipt(())
+        if not needs_locks(batch, self._locks) or self._locks is None:
+            return self._publish(batch, deadline)
+        until = time.monotonic() + deadline
+        return publish_locked(
+            self._locks, batch, lambda jobs: self._publish(jobs, max(0.0, until - time.monotonic())), deadline
+        )
+
+    def consumer(self, name: str) -> Consumer:
+        """See the contract."""
+        return AmqpConsumer(self.address, self.names, name, self._locks, self._exact, self._repair)
+
+    def counts(self, queues: Sequence[str]) -> Counts:
+        """See the contract. Only ready jobs are known by queue; what is delayed, for the namespace."""
+        with self._link("counting") as link:
+            admin = Admin(link)
+            by_queue = {queue: _ready(admin, self.names.queue(queue)) for queue in queues}
+            waits = [_ready(admin, self.names.delay_queue(delay)) for delay in sorted({*LADDER, *self._exact()})]
+            failed = _ready(admin, self.names.failed)
+        return Counts(
+            queues={queue: QueueCounts(ready, None, None, None, None) for queue, ready in by_queue.items()},
+            # Delay queues of other files' exact delays can't be found without the management plugin.
+            delayed=sum(waits) if self._known is not None else None,
+            failed=failed,
+        )
+
+    def workers(self) -> list[WorkerState]:
+        """See the contract. Takes a second: that is how long workers have to answer."""
+        with self._link("asking") as link:
+            return ask(link, self.names)
+
+    def failed(self) -> list[FailedJob]:
+        """See the contract. Raises BrokerUnavailable while somebody else is browsing them."""
+        found: list[Browsed] = []
+        with Browser(self._connect("browsing"), self.names) as browser:
+            for page in browser.pages():
+                found += page
+        return [browsed.job for browsed in by_age(found)]
+
+    def sweep(self, decide: Callable[[FailedJob], Decision]) -> Sweep:
+        """See the contract. Raises BrokerUnavailable while somebody else is browsing the failed jobs."""
+
+        def publish(requeues: Sequence[Requeue]) -> Receipt:
+            return self.publish([requeue.successor for requeue in requeues])
+
+        return sweep_failed(Browser(self._connect("browsing"), self.names), decide, publish)
+
+    def close(self) -> None:
+        """See the contract."""
+        self._publisher.close()
+
+    # -- for `router topology` and `router run-worker` -------------------------------------------------------------
+
+    def plan(self, topology: Topology) -> tuple[Declaration, ...]:
+        """Everything that ``topology`` needs, in the order in which it is declared. Raises BrokerRefused."""
+        try:
+            return plan(self.names.namespace, topology)
+        except ValueError as error:
+            raise BrokerRefused(str(error)) from error
+
+    def check(self, topology: Topology) -> list[Finding]:
+        """What on the broker differs from the plan; changes nothing."""
+        declarations = self.plan(topology)
+        with self._link("checking") as link:
+            return declaring.check(link, declarations, declare=self._declare)
+
+    def apply(self, topology: Topology) -> tuple[Declaration, ...]:
+        """Declare what is missing; returns what was made."""
+        declarations = self.plan(topology)
+        with self._link("declaring") as link:
+            return declaring.apply(link, declarations)
+
+    def prune(self, topology: Topology, queues: Iterable[str], delays: Iterable[float] = ()) -> list[Pruned]:
+        """Delete these queues and delay queues (seconds) unless ``topology`` has them; see `declare.prune`."""
+        with self._link("pruning") as link:
+            return declaring.prune(link, self.names.namespace, topology, queues, exact_delays(delays))
+
+    def warn_of_timeouts(self, longest: float) -> str | None:
+        """What to say where handlers may run for ``longest`` seconds and the server does not stand that; else None."""
+        with self._link("asking") as link:
+            version = link.server_version
+        if longest < 1800 or not version or version >= CONSUMER_TIMEOUT_FROM:
+            return None
+        text = ".".join(map(str, version))
+        return (
+            f"RabbitMQ {text} takes back a job that runs longer than its `consumer_timeout` (30 min as delivered), "
+            f"and runs it again; a timeout of {longest:g} s needs `consumer_timeout = {int(longest * 1000) + 600_000}` "
+            "in its rabbitmq.conf, or RabbitMQ 3.12, which heeds the queue's own"
+        )
+
+    def _publish(self, batch: Sequence[Outgoing], deadline: float) -> Receipt:
+        now, exact = time.time(), self._exact()
+        try:
+            publications = [publish_job(self.names, job, exact, now) for job in batch]
+        except ValueError as error:
+            raise BrokerRefused(str(error)) from error
+        refused = self._publisher.publish(publications, deadline)
+        return Receipt(tuple(job.id for job in batch if job.id not in refused), {}, refused)
+
+    def _exact(self) -> frozenset[int]:
+        known = self._known
+        return exact_delays(known.delays) if known is not None else frozenset()
+
+    def _repair(self, seconds: float) -> bool:
+        """Declare again what was declared before; True if something was missing."""
+        known = self._known
+        if known is None or not self._declare:
+            return False
+        with self._link("repairing", min(seconds, self.address.connect_seconds)) as link:
+            return bool(declaring.apply(link, self.plan(known)))
+
+    def _connect(self, purpose: str, seconds: float | None = None) -> Link:
+        return connect(self.address, purpose, self.address.connect_seconds if seconds is None else seconds)
+
+    @contextmanager
+    def _link(self, purpose: str, seconds: float | None = None) -> Iterator[Link]:
+        link = self._connect(purpose, seconds)
+        try:
+            yield link
+        finally:
+            link.close()
+
+
+def _ready(admin: Admin, queue: str) -> int:
+    counts = admin.count(queue)
+    return counts[0] if counts is not None else 0

@@ -1,0 +1,280 @@
+"""A worker's hold on its queues: consuming on one connection, publishing successors on another, waiting for neither."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from router.brokers.amqp.line import Line, Wake
+from router.brokers.amqp.link import Address, Link, LinkDown
+from router.brokers.amqp.lock_steps import LockThread
+from router.brokers.amqp.messages import Publication, park, publish_failed, publish_job
+from router.brokers.amqp.names import Names
+from router.brokers.amqp.outbox import Outbox
+from router.brokers.amqp.reader import Held, QueueReader
+from router.brokers.amqp.workers import Answerer
+from router.brokers.base import Bury, Delivery, Done, Forward, Outgoing, Return, Settlement, WorkerState
+from router.errors import BrokerRefused, BrokerUnavailable
+from router.locks.base import Claim, Locks
+
+log = logging.getLogger(__name__)
+
+LONGEST_PATIENCE = 1.0
+UNSENT_PATIENCE = 0.01
+"""While the kernel takes no more: nothing becomes readable when it does again."""
+
+REPAIR_SECONDS = 10.0
+REPAIR_AGAIN = 2.0
+
+
+class AmqpConsumer:
+    """The contract's Consumer on RabbitMQ. ``repair`` declares what is missing; it may take its time."""
+
+    def __init__(
+        self,
+        address: Address,
+        names: Names,
+        name: str,
+        locks: Locks | None,
+        exact: Callable[[], frozenset[int]],
+        repair: Callable[[float], bool],
+    ) -> None:
+        self._names = names
+        self._name = name
+        self._locks = locks
+        self._exact = exact
+        self._wake = Wake()
+        self._line = Line(address, "consumer", self._wake)
+        self._out_line = Line(address, "consumer's publisher", self._wake)
+        self._repairs = _Repairs(repair)
+        self._outbox: Outbox[Held] = Outbox(self._out_line, self._repairs.ask)
+        self._lock_thread: LockThread[Held] | None = LockThread(locks, self._wake.set) if locks is not None else None
+        self._readers: dict[str, QueueReader] = {}
+        self._room: Mapping[str, int] = {}
+        self._open: dict[Held, Settlement] = {}
+        """What was settled and is not acked yet."""
+        self._lost: list[Delivery] = []
+        self._answerer = Answerer(names)
+        self._closed = False
+
+    def poll(self, room: Mapping[str, int]) -> list[Delivery]:
+        """See the contract."""
+        now = time.monotonic()
+        self._wake.clear()
+        self._room = room
+        for queue in room:
+            if queue not in self._readers:
+                self._readers[queue] = reader = self._reader(queue)
+                reader.attach(self._line.link)
+        link = self._line.step(now)
+        if link is not None:
+            self._attach(link)
+        try:
+            if self._line.link is not None:
+                self._line.link.pump()
+            self._step(now)
+            for queue, reader in self._readers.items():
+                reader.adjust(max(0, room.get(queue, 0)), now)
+            self._answerer.step(now)
+            taken = [each for queue, count in room.items() for each in self._readers[queue].take(count)]
+            if self._line.link is not None:
+                self._line.link.pump()
+        except LinkDown as error:
+            taken = []
+            self._detach(str(error), now)
+        self._collect_lost()
+        # What came with the last `pump` may have ended some of these; they are in `take_lost` then.
+        return [each for each in taken if each.tag.live]
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """See the contract."""
+        now = time.monotonic()
+        returned: dict[QueueReader, list[Held]] = {}
+        try:
+            for settlement in settlements:
+                held = settlement.delivery.tag
+                if not isinstance(held, Held) or not held.live or held.state != "handed":
+                    continue
+                if isinstance(settlement, Return):
+                    returned.setdefault(held.reader, []).append(held)
+                    continue
+                held.state = "settling"
+                self._begin(held, settlement)
+            for reader, jobs in returned.items():
+                reader.give_back(jobs, now)
+            self._step(now)
+            if self._line.link is not None:
+                self._line.link.pump()
+        except LinkDown as error:
+            self._detach(str(error), now)
+        self._collect_lost()
+
+    def take_lost(self) -> list[Delivery]:
+        """See the contract."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    @property
+    def unsettled(self) -> int:
+        """See the contract."""
+        return len(self._open)
+
+    def wait_on(self) -> Sequence[int]:
+        """See the contract."""
+        links = (self._line.link, self._out_line.link)
+        return [self._wake.fileno(), *(link.fileno() for link in links if link is not None and link.alive)]
+
+    def patience(self) -> float:
+        """See the contract."""
+        now, epoch = time.monotonic(), time.time()
+        links = [link for link in (self._line.link, self._out_line.link) if link is not None]
+        waits = [LONGEST_PATIENCE, *(link.address.heartbeat / 4 for link in links)]
+        if any(link.unsent for link in links):
+            waits.append(UNSENT_PATIENCE)
+        steps = [self._line.next_step(), self._outbox.next_step()]
+        for queue, reader in self._readers.items():
+            steps.append(reader.next_step(self._room.get(queue, 0)))
+            due = reader.next_due()
+            if due is not None:
+                waits.append(due - epoch)
+        waits += [step - now for step in steps if step is not None]
+        return max(0.0, min(waits))
+
+    def report(self, state: WorkerState) -> None:
+        """See the contract."""
+        self._answerer.state = state
+
+    def close(self) -> None:
+        """See the contract."""
+        if self._closed:
+            return
+        self._closed = True
+        self._answerer.state = None
+        try:
+            for reader in self._readers.values():
+                reader.stop()
+                reader.flush()
+        except LinkDown as error:
+            log.debug("while closing: %s", error)
+        # In good order where that goes quickly: what was acked is acked then. All else goes back.
+        self._line.close()
+        self._out_line.close()
+        for reader in self._readers.values():
+            reader.attach(None)
+        self._collect_lost()
+        if self._lock_thread is not None:
+            self._lock_thread.close()
+        self._wake.close()
+
+    def _reader(self, queue: str) -> QueueReader:
+        return QueueReader(queue, self._names.queue(queue), self._park, self._repairs.ask)
+
+    def _attach(self, link: Link) -> None:
+        for reader in self._readers.values():
+            reader.attach(link)
+        self._answerer.attach(link)
+
+    def _detach(self, why: str, now: float) -> None:
+        self._line.down(why, now)
+        for reader in self._readers.values():
+            reader.attach(None)
+        self._answerer.attach(None)
+
+    def _collect_lost(self) -> None:
+        for reader in self._readers.values():
+            for held in reader.take_lost():
+                self._outbox.forget(held)
+                self._open.pop(held, None)
+                if held.delivery is not None:
+                    self._lost.append(held.delivery)
+
+    def _step(self, now: float) -> None:
+        """Whatever settlements can go on with. Raises LinkDown for the consuming link only."""
+        # Before anything is published or acked: what is lost must not go on.
+        self._collect_lost()
+        for held in self._outbox.step(now):
+            if held.live:
+                self._confirmed(held)
+        if self._lock_thread is not None:
+            for held in self._lock_thread.take():
+                if held.live:
+                    self._ack(held)
+        for reader in self._readers.values():
+            reader.flush()
+
+    def _begin(self, held: Held, settlement: Settlement) -> None:
+        match settlement:
+            case Done(_, free):
+                self._open[held] = settlement
+                self._unlock_and_ack(held, free)
+            case Forward(_, successor):
+                self._publish(held, settlement, publish_job(self._names, successor, self._exact(), time.time()))
+            case Bury(_, failed, _):
+                self._publish(held, settlement, publish_failed(self._names, failed))
+            case Return():
+                raise AssertionError("given back elsewhere")
+
+    def _publish(self, held: Held, settlement: Settlement, publication: Publication) -> None:
+        self._open[held] = settlement
+        self._outbox.add(held, publication)
+
+    def _park(self, held: Held) -> None:
+        """It came early: on to the next step of the ladder, and then ack it like any other."""
+        self._outbox.add(held, park(self._names, held.reader.queue, held.message, time.time()))
+
+    def _confirmed(self, held: Held) -> None:
+        match self._open.get(held):
+            case Forward(_, successor) if successor.claim is not None and self._locks is not None:
+                self._raise_and_ack(held, successor, successor.claim, self._locks)
+            case Bury(_, _, free):
+                self._unlock_and_ack(held, free)
+            case _:
+                self._ack(held)
+
+    def _raise_and_ack(self, held: Held, successor: Outgoing, claim: Claim, locks: Locks) -> None:
+        lease = successor.delay + successor.lease
+        self._change_lock(held, claim, lambda: locks.extend(claim, lease))
+
+    def _unlock_and_ack(self, held: Held, claim: Claim | None) -> None:
+        locks = self._locks
+        if claim is None or locks is None:
+            self._ack(held)
+        else:
+            self._change_lock(held, claim, lambda: locks.free(claim))
+
+    def _change_lock(self, held: Held, claim: Claim, change: Callable[[], object]) -> None:
+        assert self._lock_thread is not None
+        self._lock_thread.add(held, f"the lock of job {claim.job}", lambda: change() if held.live else None)
+
+    def _ack(self, held: Held) -> None:
+        self._open.pop(held, None)
+        held.reader.done(held)
+
+
+class _Repairs:
+    """Declares what is missing, in a thread; at most one at a time, and not again and again."""
+
+    def __init__(self, repair: Callable[[float], bool]) -> None:
+        self._repair = repair
+        self._thread: threading.Thread | None = None
+        self._ended_at = 0.0
+
+    def ask(self) -> None:
+        """Something was found missing."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        if time.monotonic() - self._ended_at < REPAIR_AGAIN:
+            return
+        self._thread = threading.Thread(target=self._run, name="router-amqp-repair", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            if self._repair(REPAIR_SECONDS):
+                log.warning("something was missing on the broker, and was declared again")
+        except (BrokerUnavailable, BrokerRefused) as error:
+            log.error("could not declare what is missing on the broker: %s", error)
+        finally:
+            self._ended_at = time.monotonic()

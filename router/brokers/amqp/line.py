@@ -1,0 +1,125 @@
+"""A connection that comes back: made in the background, and again after each loss, with jitter between the tries."""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+
+from router.brokers.amqp.link import Address, Dialing, Link
+from router.errors import BrokerRefused, BrokerUnavailable
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 3.0
+LONGEST_PAUSE_REFUSED = 15.0
+
+
+class Wake:
+    """A descriptor that becomes readable when another thread has something for the loop."""
+
+    def __init__(self) -> None:
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def fileno(self) -> int:
+        """To be waited on for reading."""
+        return self._receiver.fileno()
+
+    def set(self) -> None:
+        """Wake the loop; from any thread."""
+        with self._lock:
+            if not self._closed:
+                try:
+                    self._sender.send(b"!")
+                except BlockingIOError:
+                    return  # it is full, and so readable
+
+    def clear(self) -> None:
+        """The loop is awake."""
+        try:
+            while self._receiver.recv(4096):
+                pass
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        """Wakes nobody any more."""
+        with self._lock:
+            self._closed = True
+            self._sender.close()
+            self._receiver.close()
+
+
+class Line:
+    """Keeps one link up. ``link`` is None while it is down."""
+
+    def __init__(self, address: Address, purpose: str, wake: Wake) -> None:
+        self.link: Link | None = None
+        self._address = address
+        self._purpose = purpose
+        self._wake = wake
+        self._dialing: Dialing | None = None
+        self._retry_at = 0.0
+        self._tries = 0
+        self._down_since: float | None = None
+
+    def step(self, now: float) -> Link | None:
+        """Go on connecting; the link, once, when it has just come up. Never waits. ``now`` is monotonic."""
+        if self.link is not None:
+            return None
+        if self._dialing is None:
+            if now >= self._retry_at:
+                self._dialing = Dialing(self._address, self._purpose, self._wake.set)
+            return None
+        if not self._dialing.finished:
+            return None
+        dialing, self._dialing = self._dialing, None
+        try:
+            self.link = dialing.result()
+        except (BrokerUnavailable, BrokerRefused) as error:
+            self._failed(error, now)
+            return None
+        if self._down_since is not None:
+            log.info("%s: %s is back after %.1f s", self._address, self._purpose, now - self._down_since)
+        self._down_since = None
+        self._tries = 0
+        return self.link
+
+    def down(self, why: str, now: float) -> None:
+        """The link is of no use any more: drop it, and connect again soon."""
+        if self.link is not None:
+            self.link.drop(why)
+            self.link = None
+            self._down_since = now
+            self._retry_at = now + random.uniform(0, FIRST_PAUSE)
+            log.warning("%s: the %s lost its connection (%s); connecting again", self._address, self._purpose, why)
+
+    def next_step(self) -> float | None:
+        """When `step` wants to be called (monotonic), apart from when `Wake` wakes."""
+        return None if self.link is not None or self._dialing is not None else self._retry_at
+
+    def close(self) -> None:
+        """Close the link in good order, and stop connecting."""
+        if self._dialing is not None:
+            self._dialing.give_up()
+            self._dialing = None
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+
+    def _failed(self, error: BrokerUnavailable | BrokerRefused, now: float) -> None:
+        refused = isinstance(error, BrokerRefused)
+        if self._tries == 0 or (refused and self._tries == 1):
+            level = logging.ERROR if refused else logging.WARNING
+            log.log(level, "%s: the %s can't connect (%s); trying again", self._address, self._purpose, error)
+        if self._down_since is None:
+            self._down_since = now
+        self._tries += 1
+        most = LONGEST_PAUSE_REFUSED if refused else LONGEST_PAUSE
+        self._retry_at = now + random.uniform(0.5, 1.0) * min(most, FIRST_PAUSE * 2 ** min(self._tries, 10))

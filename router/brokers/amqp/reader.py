@@ -1,0 +1,276 @@
+"""One queue on a channel of its own: what was delivered, how much more may come, acks and returns.
+
+A channel of its own, because some errors (a consumer that was slow to ack, above all) close the channel, and all that
+was delivered on it goes back.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from amqp.exceptions import AMQPError
+
+from router.brokers.amqp.link import Link, describe
+from router.brokers.amqp.messages import delivery_count, not_before
+from router.brokers.amqp.names import HELD_BELOW
+from router.brokers.amqp.wire import Channel
+from router.brokers.base import Delivery
+
+log = logging.getLogger(__name__)
+
+MAX_PREFETCH = 5_000
+
+ADJUST_AGAIN = 1.0
+"""Seconds: the prefetch is raised exactly; where that is needed again so soon, by as much as is in hand besides."""
+
+IDLE_BEFORE_CANCEL = 0.25
+"""Seconds without room after which nothing more may come, because another worker could have it."""
+
+SURPLUS_BEFORE_RETURN = 1.0
+"""Seconds after which buffered jobs for which there is no room go back. Each return raises a job's count."""
+
+PAUSE_AFTER_RETURN = 0.1
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 5.0
+LONGEST_PAUSE_FORBIDDEN = 30.0
+UP_FOR = 10.0
+"""Seconds of consuming after which earlier failures don't count any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A message that was delivered and is neither acked nor given back. ``live``: it can still be acked."""
+
+    reader: QueueReader
+    number: int
+    tag: str
+    message: Any
+    state: Literal["buffered", "early", "parking", "handed", "settling"]
+    live: bool = True
+    delivery: Delivery | None = None
+
+
+class QueueReader:
+    """Reads ``queue``. ``early`` is called with what came long before it is due; ``missing`` when the queue is gone."""
+
+    def __init__(self, queue: str, physical: str, early: Callable[[Held], None], missing: Callable[[], None]) -> None:
+        self.queue = queue
+        self._physical = physical
+        self._on_early = early
+        self._on_missing = missing
+        self._link: Link | None = None
+        self._channel: Channel | None = None
+        self._tag: str | None = None
+        self._prefetch = 0
+        self._tag_held = 0
+        self._held: dict[int, Held] = {}
+        self._buffer: deque[Held] = deque()
+        self._early: list[tuple[float, int, Held]] = []
+        self._acked: set[int] = set()
+        self._lost: list[Held] = []
+        self._retry_at = 0.0
+        self._failures = 0
+        self._consuming_since = 0.0
+        self._raised_at = 0.0
+        self._no_room_since: float | None = None
+        self._surplus_since: float | None = None
+
+    def attach(self, link: Link | None) -> None:
+        """From now on on this link; what was delivered on the one before is lost."""
+        self._lose_all()
+        self._link = link
+        self._retry_at = 0.0
+
+    def take_lost(self) -> list[Held]:
+        """What stopped being ours since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def take(self, room: int) -> list[Delivery]:
+        """At most ``room`` jobs that are due."""
+        now = time.time()
+        while self._early and self._early[0][0] <= now:
+            held = heapq.heappop(self._early)[2]
+            if held.live:
+                held.state = "buffered"
+                self._buffer.append(held)
+        out: list[Delivery] = []
+        while self._buffer and len(out) < room:
+            held = self._buffer.popleft()
+            held.state = "handed"
+            message = held.message
+            held.delivery = Delivery(self.queue, bytes(message.body), delivery_count(message), held)
+            out.append(held.delivery)
+        return out
+
+    def next_due(self) -> float | None:
+        """When the next job held here is due, in seconds since the epoch."""
+        return self._early[0][0] if self._early else None
+
+    def next_step(self, room: int) -> float | None:
+        """When `adjust` wants to be called, monotonic."""
+        times = [self._surplus_since + SURPLUS_BEFORE_RETURN] if self._surplus_since is not None else []
+        if self._no_room_since is not None and self._tag is not None:
+            times.append(self._no_room_since + IDLE_BEFORE_CANCEL)
+        if room and self._tag is None:
+            times.append(self._retry_at)
+        return min(times, default=None)
+
+    def adjust(self, room: int, now: float) -> None:
+        """Let come what there is room for. ``now`` is monotonic. Raises LinkDown."""
+        if self._link is None:
+            return
+        buffered = len(self._buffer)
+        if self._tag is None:
+            if room > buffered and now >= self._retry_at:
+                self._consume(room - buffered, now)
+        elif room > buffered:
+            if self._tag_held >= self._prefetch:
+                besides = len(self._held) - buffered if now - self._raised_at < ADJUST_AGAIN else 0
+                self._raised_at = now
+                self._cancel()
+                self._consume(room - buffered + besides, now)
+            elif self._failures and now - self._consuming_since > UP_FOR:
+                self._failures = 0
+        self._give_back_surplus(room, now)
+
+    def done(self, held: Held) -> None:
+        """Ack it, with the next `flush`."""
+        if held.live:
+            self._acked.add(held.number)
+
+    def flush(self) -> None:
+        """Send the acks, those at the front as one. Raises LinkDown."""
+        if not self._acked or self._channel is None or self._link is None:
+            return
+        front: list[int] = []
+        for number in self._held:  # in the order of delivery, so sorted
+            if number not in self._acked:
+                break
+            front.append(number)
+        rest = sorted(self._acked.difference(front))
+        with self._link.sending():
+            if front:
+                # Safe: all lower numbers of this channel came before, and each is acked or given back already.
+                self._channel.basic_ack(front[-1], multiple=len(front) > 1)
+            for number in rest:
+                self._channel.basic_ack(number)
+        for number in (*front, *rest):
+            self._remove(self._held[number])
+        self._acked.clear()
+
+    def give_back(self, jobs: Iterable[Held], now: float) -> None:
+        """Return these to the queue; consuming pauses, or the server would hand them to us again. Raises LinkDown."""
+        live = [held for held in jobs if held.live]
+        if not live or self._channel is None or self._link is None:
+            return
+        self._cancel()
+        self._retry_at = max(self._retry_at, now + PAUSE_AFTER_RETURN)
+        with self._link.sending():
+            for held in live:
+                self._channel.nack(held.number)
+        for held in live:
+            self._remove(held)
+
+    def stop(self) -> None:
+        """Let nothing more come. Raises LinkDown."""
+        self._cancel()
+
+    def _consume(self, prefetch: int, now: float) -> None:
+        assert self._link is not None
+        if self._channel is None:
+            self._channel = channel = self._link.channel()
+            channel.on_deliver = self._delivered
+            channel.on_cancel = lambda tag: self._broken("the server cancelled the consumer; is the queue gone?", 404)
+            channel.on_gone = self._gone
+        self._prefetch = max(1, min(prefetch, MAX_PREFETCH))
+        # A fresh tag each time: with the same one RabbitMQ 3.10 ends the connection.
+        self._tag = f"router.{uuid.uuid4().hex[:16]}"
+        self._tag_held = 0
+        self._consuming_since = now
+        with self._link.sending():
+            self._channel.send_qos(self._prefetch)
+            self._channel.basic_consume(self._physical, consumer_tag=self._tag, nowait=True)
+
+    def _cancel(self) -> None:
+        if self._tag is not None and self._channel is not None and self._link is not None:
+            tag, self._tag = self._tag, None
+            self._tag_held = 0
+            with self._link.sending():
+                self._channel.basic_cancel(tag, nowait=True)
+
+    def _give_back_surplus(self, room: int, now: float) -> None:
+        if room:
+            self._no_room_since = None
+        elif self._no_room_since is None:
+            self._no_room_since = now
+        elif self._tag is not None and now - self._no_room_since >= IDLE_BEFORE_CANCEL:
+            self._cancel()
+        if len(self._buffer) <= room:
+            self._surplus_since = None
+        elif self._surplus_since is None:
+            self._surplus_since = now
+        elif now - self._surplus_since >= SURPLUS_BEFORE_RETURN:
+            surplus = [self._buffer.pop() for _ in range(len(self._buffer) - room)]
+            self._surplus_since = None
+            self.give_back(surplus, now)
+
+    def _delivered(self, tag: str, number: int, routing_key: str, message: Any) -> None:
+        held = Held(self, number, tag, message, "buffered")
+        self._held[number] = held
+        if tag == self._tag:
+            self._tag_held += 1
+        due = not_before(message)
+        left = 0.0 if due is None else due - time.time()
+        if due is None or left <= 0:
+            self._buffer.append(held)
+        elif left < HELD_BELOW:
+            held.state = "early"
+            heapq.heappush(self._early, (due, number, held))
+        else:
+            held.state = "parking"
+            self._on_early(held)
+
+    def _remove(self, held: Held) -> None:
+        held.live = False
+        if self._held.pop(held.number, None) is not None and held.tag == self._tag:
+            self._tag_held -= 1
+
+    def _gone(self, error: AMQPError) -> None:
+        self._broken(describe(error), int(error.reply_code or 0))
+
+    def _broken(self, why: str, code: int) -> None:
+        """The channel is of no use any more; what it held goes back by itself."""
+        self._failures += 1
+        most = LONGEST_PAUSE_FORBIDDEN if code == 403 else LONGEST_PAUSE
+        pause = random.uniform(0.5, 1.0) * min(most, FIRST_PAUSE * 2 ** min(self._failures, 10))
+        self._retry_at = time.monotonic() + pause
+        level = logging.WARNING if self._failures == 1 else logging.ERROR
+        log.log(level, "queue %s: %s; consuming again in %.1f s", self._physical, why, pause)
+        self._lose_all()
+        if code == 404:
+            self._on_missing()
+
+    def _lose_all(self) -> None:
+        channel, self._channel = self._channel, None
+        for held in self._held.values():
+            held.live = False
+            self._lost.append(held)
+        self._held.clear()
+        self._buffer.clear()
+        self._early.clear()
+        self._acked.clear()
+        self._tag = None
+        self._tag_held = 0
+        self._surplus_since = None
+        if channel is not None and self._link is not None and self._link.alive:
+            with self._link.sending():
+                channel.let_go()

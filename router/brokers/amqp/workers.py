@@ -1,0 +1,106 @@
+"""Asking the workers of a namespace what they are doing: a question to all, answers within a second.
+
+The queues are exclusive and vanish with their connections, so a worker that is gone does not answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from amqp import Message
+from amqp.exceptions import AMQPError, ChannelError
+
+from router.brokers.amqp.link import Link, describe
+from router.brokers.amqp.messages import publish_arguments
+from router.brokers.amqp.names import Names
+from router.brokers.amqp.wire import Channel
+from router.brokers.base import WorkerState
+from router.errors import BrokerRefused
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 1.0
+
+RETRY_SECONDS = 10.0
+"""After the exchange was found missing."""
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(WorkerState)
+
+
+class Answerer:
+    """A worker's side, on its consuming link."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._link: Link | None = None
+        self._channel: Channel | None = None
+        self._retry_at = 0.0
+        self.state: WorkerState | None = None
+
+    def attach(self, link: Link | None) -> None:
+        """From now on on this link."""
+        self._link, self._channel, self._retry_at = link, None, 0.0
+
+    def step(self, now: float) -> None:
+        """Listen, if there is something to say. ``now`` is monotonic. Raises LinkDown."""
+        if self._channel is not None or self._link is None or self.state is None or now < self._retry_at:
+            return
+        self._channel = channel = self._link.channel()
+        channel.on_gone = self._gone
+        channel.on_deliver = self._asked
+        queue = f"{self._names.ask}.{uuid.uuid4().hex}"
+        with self._link.sending():
+            channel.queue_declare(queue, exclusive=True, auto_delete=True, nowait=True)
+            channel.queue_bind(queue, self._names.ask, "", nowait=True)
+            channel.basic_consume(queue, consumer_tag="ask", no_ack=True, nowait=True)
+
+    def _asked(self, _: str, __: int, ___: str, question: Any) -> None:
+        reply_to = question.properties.get("reply_to")
+        if self.state is None or self._channel is None or self._link is None or not isinstance(reply_to, str):
+            return
+        properties = Message(delivery_mode=1)._serialize_properties()
+        with self._link.sending():
+            self._channel.publish(
+                publish_arguments(self._names.answer, reply_to, mandatory=False), properties, _encode(self.state)
+            )
+
+    def _gone(self, error: AMQPError) -> None:
+        log.debug("can't answer `router status`: %s", describe(error))
+        self._channel = None
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+
+
+def ask(link: Link, names: Names, seconds: float = ANSWER_SECONDS) -> list[WorkerState]:
+    """What the workers say of themselves, by name. Raises LinkDown, and BrokerRefused where nothing is declared."""
+    answers: dict[str, WorkerState] = {}
+    channel = link.channel()
+
+    def answered(_: str, __: int, ___: str, answer: Any) -> None:
+        try:
+            state = _decoder.decode(bytes(answer.body))
+        except msgspec.DecodeError as error:
+            log.warning("a worker of another version answered: %s", error)
+            return
+        answers[state.name] = replace(state, seen_at=time.time())
+
+    queue = f"{names.answer}.{uuid.uuid4().hex}"
+    channel.on_deliver = answered
+    try:
+        with link.within(seconds + 4.0):
+            channel.queue_declare(queue, exclusive=True, auto_delete=True)
+            channel.queue_bind(queue, names.answer, queue)
+            channel.basic_consume(queue, consumer_tag="answer", no_ack=True)
+            properties = Message(delivery_mode=1, reply_to=queue)._serialize_properties()
+            channel.publish(publish_arguments(names.ask, "", mandatory=False), properties, b"")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            link.wait(until)
+    except ChannelError as error:
+        raise BrokerRefused(f"{link.address}: can't ask the workers: {describe(error)}") from error
+    return sorted(answers.values(), key=lambda state: state.name)

@@ -1,0 +1,163 @@
+"""Small helpers to talk to a broker, to look behind it, and to wait for events with a deadline."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import amqp
+from amqp.exceptions import NotFound
+
+from router.brokers.amqp import AmqpBroker
+from router.brokers.amqp.link import Address
+from router.brokers.amqp.names import Names
+from router.brokers.base import Consumer, Delivery, FailedJob, Outgoing, Topology
+from router.locks.base import Claim, Locks
+from tests.servers.shared import RabbitPlace
+
+DEADLINE = 15.0
+
+_numbers = itertools.count(1)
+
+
+def job(
+    queue: str = "a",
+    *,
+    id: str | None = None,
+    delay: float = 0.0,
+    body: bytes | None = None,
+    key: str | None = None,
+    attempt: int = 1,
+) -> Outgoing:
+    """A job whose body is its id."""
+    id = id or f"job-{next(_numbers):06}"
+    claim = Claim(key, id, 1, attempt) if key else None
+    return Outgoing(id, "order.placed", queue, body if body is not None else id.encode(), delay, claim, 100.0)
+
+
+def failed(id: str, *, at: float, queue: str = "a", error: str = "broken") -> FailedJob:
+    return FailedJob(id, queue, "order.placed", "shop:mail", "attempts", error, at, id.encode())
+
+
+def ids(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.body.decode() for delivery in deliveries]
+
+
+def through(url: str, port: int, **options: object) -> str:
+    """The same address, but at another port (a proxy's)."""
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}", query=query))
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.01)
+
+
+def turn(consumer: Consumer, room: Mapping[str, int], longest: float = 0.1) -> list[Delivery]:
+    """One turn of a worker's loop: wait for something to do, then poll."""
+    select.select(list(consumer.wait_on()), [], [], min(longest, consumer.patience()))
+    started = time.monotonic()
+    taken = consumer.poll(room)
+    assert time.monotonic() - started < 0.5, "poll blocked"
+    return taken
+
+
+def take(consumer: Consumer, count: int, queue: str = "a", seconds: float = DEADLINE) -> list[Delivery]:
+    """Exactly ``count`` jobs of ``queue``."""
+    taken: list[Delivery] = []
+    deadline = time.monotonic() + seconds
+    while len(taken) < count:
+        assert time.monotonic() < deadline, f"{len(taken)} of {count} jobs came within {seconds:g} s: {ids(taken)[:5]}"
+        taken += turn(consumer, {queue: count - len(taken)})
+    return taken
+
+
+def spin(consumer: Consumer, condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Turn the loop, taking nothing, until ``condition``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        assert turn(consumer, {}) == []
+
+
+class Setup:
+    """Brokers and consumers of a place, closed at the end."""
+
+    def __init__(self, place: RabbitPlace) -> None:
+        self.place = place
+        self.names = Names(place.namespace)
+        self._things: list[Any] = []
+
+    def broker(
+        self,
+        *,
+        url: str | None = None,
+        queues: tuple[str, ...] | None = ("a", "b"),
+        delays: tuple[float, ...] = (),
+        locks: Locks | None = None,
+    ) -> AmqpBroker:
+        """A broker with these queues declared (None: nothing)."""
+        broker = AmqpBroker(url or self.place.url, self.place.namespace, locks)
+        self._things.append(broker)
+        if queues is not None:
+            broker.declare(Topology(frozenset(queues), frozenset(delays)))
+        return broker
+
+    def consumer(self, broker: AmqpBroker, name: str = "w") -> Consumer:
+        consumer = broker.consumer(name)
+        self._things.insert(0, consumer)
+        return consumer
+
+    def close(self) -> None:
+        for thing in self._things:
+            thing.close()
+
+
+class Raw:
+    """A plain py-amqp channel behind the broker's back."""
+
+    def __init__(self, place: RabbitPlace) -> None:
+        self._address = Address.parse(place.url)
+        self.names = Names(place.namespace)
+        self._connection: Any = None
+        self._channel: Any = None
+
+    @property
+    def channel(self) -> Any:
+        if self._channel is None:
+            address = self._address
+            self._connection = amqp.Connection(
+                f"{address.host}:{address.port}", address.user, address.password, virtual_host=address.vhost
+            )
+            self._connection.connect()
+            self._channel = self._connection.channel()
+        return self._channel
+
+    def ready(self, queue: str) -> int | None:
+        """How many messages are ready in a physical queue; None: there is no such queue."""
+        try:
+            return int(self.channel.queue_declare(queue, passive=True).message_count)
+        except NotFound:
+            self.close()
+            return None
+
+    def get(self, queue: str) -> Any:
+        return self.channel.basic_get(queue, no_ack=True)
+
+    def publish(self, exchange: str, key: str, body: bytes, **properties: Any) -> None:
+        channel = self.channel
+        channel.basic_publish_confirm(amqp.Message(body, delivery_mode=2, **properties), exchange, key, mandatory=True)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._channel = None

@@ -1,0 +1,53 @@
+"""A place on a real RabbitMQ for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from amqp_helpers import Raw, Setup
+
+from tests.servers.proxy import Proxy
+from tests.servers.rabbitmq import RabbitNode
+from tests.servers.shared import RabbitPlace, rabbit_node, rabbit_place
+
+
+@pytest.fixture
+def place() -> RabbitPlace:
+    return rabbit_place()
+
+
+@pytest.fixture
+def setup(place: RabbitPlace) -> Iterator[Setup]:
+    made = Setup(place)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def raw(place: RabbitPlace) -> Iterator[Raw]:
+    made = Raw(place)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def proxy(place: RabbitPlace) -> Iterator[Proxy]:
+    from router.brokers.amqp.link import Address
+
+    made = Proxy(Address.parse(place.url).port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_node() -> Iterator[RabbitNode]:
+    """A node that the test may kill."""
+    if rabbit_node() is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to kill")
+    node = RabbitNode()
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()

@@ -1,0 +1,209 @@
+"""Consuming: delivery, settling, prefetch, and coming back after whatever happens to the connection."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from amqp_helpers import Raw, Setup, failed, ids, job, spin, take, through, turn, until
+
+from router.brokers.base import Bury, Done, Forward, Return
+from tests.servers.proxy import Proxy
+
+
+def test_jobs_come_in_order_and_are_gone_after_done(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    batch = [job() for _ in range(50)]
+    assert broker.publish(batch).confirmed == tuple(each.id for each in batch)
+    consumer = setup.consumer(broker)
+    taken = take(consumer, 50)
+    assert ids(taken) == [each.id for each in batch]
+    assert [delivery.count for delivery in taken] == [1] * 50
+    consumer.settle([Done(delivery) for delivery in taken])
+    assert consumer.unsettled == 0
+    consumer.close()
+    until(lambda: raw.ready(setup.names.queue("a")) == 0, "nothing left")
+    assert consumer.take_lost() == []
+
+
+def test_room_is_kept_and_the_first_queue_comes_first(setup: Setup) -> None:
+    broker = setup.broker()
+    broker.publish([job("b") for _ in range(5)] + [job("a") for _ in range(5)])
+    consumer = setup.consumer(broker)
+    taken: list[str] = []
+    seen: list[int] = []
+
+    def enough() -> bool:
+        got = turn_with()
+        taken.extend(delivery.queue for delivery in got)
+        seen.append(len(got))
+        return len(taken) >= 5
+
+    def turn_with() -> list:  # type: ignore[type-arg]
+        return turn(consumer, {"a": 2 - taken.count("a"), "b": 3 - taken.count("b")})
+
+    until(enough, "five jobs")
+    assert sorted(taken) == ["a", "a", "b", "b", "b"]
+    assert turn(consumer, {}) == []
+
+
+def test_forward_bury_and_return(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    broker.publish([job(id="retry"), job(id="bad"), job(id="back")])
+    consumer = setup.consumer(broker)
+    one, two, three = take(consumer, 3)
+    consumer.settle(
+        [Forward(one, job("b", id="retry")), Bury(two, failed("bad", at=1234.5)), Return(three)],
+    )
+    spin(consumer, lambda: consumer.unsettled == 0, "settled")
+    (again,) = take(consumer, 1)
+    assert (ids([again]), again.count) == (["back"], 2)
+    consumer.settle([Done(again)])
+    (retried,) = take(consumer, 1, "b")
+    assert ids([retried]) == ["retry"]
+    consumer.settle([Done(retried)])
+    assert broker.failed() == [failed("bad", at=1234.5)]
+
+
+def test_what_is_not_settled_goes_back_when_closing(setup: Setup) -> None:
+    broker = setup.broker()
+    broker.publish([job(id="x"), job(id="y")])
+    first = setup.consumer(broker)
+    x, y = take(first, 2)
+    first.settle([Done(x)])
+    first.close()
+    assert first.take_lost() == [y]
+    second = setup.consumer(broker, "w2")
+    (again,) = take(second, 1)
+    assert (ids([again]), again.count) == (["y"], 2)
+
+
+def test_prefetch_follows_room(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    broker.publish([job() for _ in range(100)])
+    consumer = setup.consumer(broker)
+    first = take(consumer, 2)
+    spin(consumer, lambda: raw.ready(setup.names.queue("a")) == 98, "only two were taken")
+    more = take(consumer, 20)
+    assert len(set(ids(first + more))) == 22
+    until(lambda: raw.ready(setup.names.queue("a")) == 78, "as many as there is room for")
+    # Nothing is hoarded: without room, what lies in the buffer goes back.
+    broker.publish([job() for _ in range(3)])
+    spin(consumer, lambda: raw.ready(setup.names.queue("a")) == 81, "what there is no room for is left to others")
+
+
+def test_acks_at_the_front_are_one_frame(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    from router.brokers.amqp.wire import Channel
+
+    acks: list[tuple[int, bool]] = []
+    plain = Channel.basic_ack
+
+    def counting(self: Channel, tag: int, multiple: bool = False) -> None:
+        acks.append((tag, multiple))
+        plain(self, tag, multiple)
+
+    monkeypatch.setattr(Channel, "basic_ack", counting)
+    broker = setup.broker()
+    broker.publish([job() for _ in range(10)])
+    consumer = setup.consumer(broker)
+    taken = take(consumer, 10)
+    consumer.settle([Done(delivery) for delivery in (*taken[:5], taken[8])])
+    assert acks == [(5, True), (9, False)]
+    consumer.settle([Done(delivery) for delivery in (*taken[5:8], taken[9])])
+    assert acks[2:] == [(10, True)]
+
+
+def test_a_deleted_queue_comes_back(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    broker.publish([job(id="lost with its queue")])
+    consumer = setup.consumer(broker)
+    (delivery,) = take(consumer, 1)
+    raw.channel.queue_delete(setup.names.queue("a"))
+    spin_room(consumer, lambda: consumer.take_lost() == [delivery], "the delivery is lost")
+    spin_room(consumer, lambda: raw.ready(setup.names.queue("a")) is not None, "declared again")
+    until(lambda: broker.publish([job(id="new")]).confirmed, "it can be published to")
+    assert ids(take(consumer, 1)) == ["new"]
+
+
+def spin_room(consumer, condition, what: str) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, what
+        assert turn(consumer, {"a": 1}) == []
+
+
+def test_a_settlement_of_a_lost_delivery_does_nothing(setup: Setup, proxy: Proxy) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port, heartbeat=2))
+    broker.publish([job(id="x")])
+    consumer = setup.consumer(broker)
+    (delivery,) = take(consumer, 1)
+    proxy.cut()
+    spin(consumer, lambda: consumer.take_lost() == [delivery], "lost")
+    consumer.settle([Forward(delivery, job("b", id="x"))])
+    assert consumer.unsettled == 0
+    (again,) = take(consumer, 1)
+    assert (ids([again]), again.count) == (["x"], 2)
+    assert broker.counts(["a", "b"]).queues["b"].ready == 0
+    consumer.settle([Done(again)])
+
+
+@pytest.mark.parametrize("directions", [(), ("to_server",), ("to_client",)], ids=["both", "to server", "to client"])
+def test_a_connection_that_falls_silent_is_noticed(setup: Setup, proxy: Proxy, directions: tuple[str, ...]) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port, heartbeat=1, connection_timeout=1000))
+    broker.publish([job(id="x")])
+    consumer = setup.consumer(broker)
+    (delivery,) = take(consumer, 1)
+    proxy.stall(*directions)
+    spin(consumer, lambda: consumer.take_lost() == [delivery], "noticed by heartbeat", seconds=10)
+    proxy.cut()
+    proxy.resume()
+    started = time.monotonic()
+    (again,) = take(consumer, 1)
+    assert ids([again]) == ["x"]
+    assert time.monotonic() - started < 10
+
+
+def test_a_cut_between_successor_and_ack_loses_nothing(setup: Setup, proxy: Proxy) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port, heartbeat=2))
+    batch = [job() for _ in range(200)]
+    broker.publish(batch)
+    consumer = setup.consumer(broker)
+    seen_b: set[str] = set()
+    cuts = 0
+    deadline = time.monotonic() + 30
+    while len(seen_b) < len(batch):
+        assert time.monotonic() < deadline, f"{len(seen_b)} of {len(batch)}"
+        for delivery in turn(consumer, {"a": 20, "b": 20}, 0.02):
+            if delivery.queue == "a":
+                consumer.settle([Forward(delivery, job("b", id=delivery.body.decode()))])
+            else:
+                seen_b.add(delivery.body.decode())
+                consumer.settle([Done(delivery)])
+        consumer.take_lost()
+        if cuts < 5 and len(seen_b) > cuts * 30:
+            cuts += 1
+            proxy.cut_after(700)
+    assert seen_b == {each.id for each in batch}
+
+
+def test_poison_properties_are_survived(setup: Setup, raw: Raw) -> None:
+    """Properties that py-amqp can't read would else end the connection at each delivery, for ever."""
+    broker = setup.broker()
+    raw.publish(setup.names.jobs, "a", b"\xff\xfe not ours", content_encoding="utf-8")
+    from router.brokers.amqp.link import connect
+
+    link = connect(broker.address, "test", 5)
+    channel = link.channel()
+    from router.brokers.amqp.messages import publish_arguments
+
+    with link.within(5):
+        # content_type with bytes that are not UTF-8
+        channel.publish(publish_arguments(setup.names.jobs, "a"), b"\x80\x00\x03\xff\xfe\xfd", b"strange")
+        channel.queue_declare(setup.names.queue("a"), passive=True)
+    link.close()
+    consumer = setup.consumer(broker)
+    taken = take(consumer, 2)
+    assert [delivery.body for delivery in taken] == [b"\xff\xfe not ours", b"strange"]
+    consumer.settle([Done(delivery) for delivery in taken])
+    broker.publish([job(id="fine")])
+    assert ids(take(consumer, 1)) == ["fine"]
