@@ -17,6 +17,8 @@ from .process import ServerFailed, accepts, end, free_ports, kill_group, tail, u
 SCRIPTS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin")
 """Where the scripts are that don't switch to the user `rabbitmq`, as those in /usr/sbin do."""
 
+MAX_MESSAGE = 32 * 1024 * 1024
+
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
@@ -51,6 +53,8 @@ class RabbitNode:
             "disk_free_limit.absolute = 50MB\n"
             "vm_memory_high_watermark.absolute = 1GB\n"
             "loopback_users = none\n"
+            # Small enough for tests to go over it.
+            f"max_message_size = {MAX_MESSAGE}\n"
             f"{extra}\n",
         )
 

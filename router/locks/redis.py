@@ -1,0 +1,144 @@
+"""Locks of unique jobs in Redis, for workers and applications on several hosts.
+
+Each change is one Lua script, so it is atomic; leases are Redis's own expiry, so its clock alone counts. A key's value
+is ``round:attempt:job``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from router.config.urls import mask_url
+from router.errors import BrokerRefused, LocksUnavailable
+from router.locks.base import Claim, Held, Superseded, Taken, Verdict
+
+PREFIX = "router:lock:"
+
+CONNECT_SECONDS = 1.0
+ANSWER_SECONDS = 1.0
+"""With one more try after a failure, these keep every call under 5 seconds."""
+
+# What is held, compared with the claim in ARGV[1..3] = job, round, attempt.
+_COMPARE = """
+local function compare()
+  local value = redis.call('GET', KEYS[1])
+  if not value then return 'free' end
+  local round, attempt, job = string.match(value, '^(%d+):(%d+):(.*)$')
+  if job ~= ARGV[1] then return 'taken', job end
+  round, attempt = tonumber(round), tonumber(attempt)
+  local my_round, my_attempt = tonumber(ARGV[2]), tonumber(ARGV[3])
+  if round > my_round or (round == my_round and attempt > my_attempt) then return 'superseded' end
+  return 'held'
+end
+local function take()
+  redis.call('SET', KEYS[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[1], 'PX', ARGV[4])
+end
+local state, holder = compare()
+"""
+
+_HOLD = (
+    _COMPARE
+    + """
+if state == 'free' or state == 'held' then take() return {'held', ''} end
+return {state, holder or ''}
+"""
+)
+
+_EXTEND = (
+    _COMPARE
+    + """
+if state == 'held' then take() return 1 end
+return 0
+"""
+)
+
+_GIVE_UP = (
+    _COMPARE
+    + """
+if state == 'held' then redis.call('DEL', KEYS[1]) return 1 end
+return 0
+"""
+)
+
+
+class RedisLocks:
+    """The contract of `Locks` at a URL like ``redis://:password@host:6379/0`` or ``rediss://…``.
+
+    Opens nothing yet. Safe to use from many threads and after a fork: redis-py's pool gives each its own connection.
+    Raises BrokerRefused for a URL that can't be read.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._shown = mask_url(url)
+        try:
+            self._redis = Redis.from_url(
+                url,
+                decode_responses=True,
+                socket_connect_timeout=CONNECT_SECONDS,
+                socket_timeout=ANSWER_SECONDS,
+                # Once more: a pooled connection may have been closed by the server since it was used last.
+                retry=Retry(NoBackoff(), 1),
+                retry_on_error=[RedisConnectionError, RedisTimeoutError],
+                client_name="router-locks",
+            )
+        except ValueError as error:
+            raise BrokerRefused(f"locks.url {self._shown}: {error}") from error
+        self._hold = self._redis.register_script(_HOLD)
+        self._extend = self._redis.register_script(_EXTEND)
+        self._give_up = self._redis.register_script(_GIVE_UP)
+
+    def hold(self, claim: Claim, lease: float) -> Verdict:
+        """See the contract."""
+        state, holder = self._run(self._hold, claim, lease)
+        match state:
+            case "held":
+                return Held()
+            case "superseded":
+                return Superseded()
+            case _:
+                return Taken(holder)
+
+    def extend(self, claim: Claim, lease: float) -> bool:
+        """See the contract."""
+        return bool(self._run(self._extend, claim, lease))
+
+    def free(self, claim: Claim) -> bool:
+        """See the contract. Where Redis's answer got lost and the call was repeated, False although it did free it."""
+        return bool(self._run(self._give_up, claim))
+
+    def holder(self, key: str) -> Claim | None:
+        """See the contract."""
+        try:
+            value = cast("str | None", self._redis.get(PREFIX + key))
+        except (RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+        if value is None:
+            return None
+        round_, attempt, job = value.split(":", 2)
+        return Claim(key, job, int(round_), int(attempt))
+
+    def close(self) -> None:
+        """See the contract."""
+        self._redis.close()
+
+    def _run(self, script: Any, claim: Claim, lease: float = 0.0) -> Any:
+        arguments: list[str | int] = [claim.job, claim.round, claim.attempt, max(1, round(lease * 1000))]
+        try:
+            return script(keys=[PREFIX + claim.key], args=arguments)
+        except (RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> LocksUnavailable:
+        hint = ""
+        if isinstance(error, AuthenticationError):
+            hint = "; user and password go into locks.url"
+        elif isinstance(error, ResponseError):
+            hint = "; it must be a Redis that takes writes and runs Lua scripts"
+        return LocksUnavailable(f"Redis at {self._shown}: {error}{hint}")

@@ -1,0 +1,197 @@
+"""Failed jobs on plain RabbitMQ: list, retry, forget, and none lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from amqp_helpers import Raw, Setup, failed, ids, job, spin, take, until
+
+from router.brokers.amqp import AmqpBroker
+from router.brokers.amqp import failed as failed_module
+from router.brokers.base import Bury, Decision, FailedJob, Forget, Keep, Requeue
+from router.errors import BrokerUnavailable
+from router.locks.memory import MemoryLocks
+
+
+def fill(setup: Setup, broker: AmqpBroker, count: int) -> list[FailedJob]:
+    """``count`` failed jobs, in this order of failure but another order in the queue."""
+    broker.publish([job() for _ in range(count)])
+    consumer = setup.consumer(broker)
+    taken = take(consumer, count)
+    made = [
+        failed(delivery.body.decode(), at=1000.0 + (number * 7919) % count) for number, delivery in enumerate(taken)
+    ]
+    consumer.settle([Bury(delivery, one) for delivery, one in zip(taken, made, strict=True)])
+    spin(consumer, lambda: not consumer.unsettled, "buried")
+    consumer.close()
+    return sorted(made, key=lambda one: one.failed_at)
+
+
+def test_list_is_complete_ordered_and_changes_nothing(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failed_module, "PAGE", 100)
+    broker = setup.broker()
+    assert broker.failed() == []
+    made = fill(setup, broker, 450)
+    for _ in range(3):
+        assert broker.failed() == made
+    assert broker.counts([]).failed == 450
+
+
+def test_strange_contents(setup: Setup) -> None:
+    broker = setup.broker()
+    broker.publish([job(id="x", body=bytes(range(256)) * 2000)])
+    consumer = setup.consumer(broker)
+    (delivery,) = take(consumer, 1)
+    one = FailedJob("x", "a", "", "", "undecodable", "ü" * 4000, 1.25, delivery.body)
+    consumer.settle([Bury(delivery, one)])
+    spin(consumer, lambda: not consumer.unsettled, "buried")
+    (read,) = broker.failed()
+    assert (read.id, read.reason, read.failed_at, read.body) == ("x", "undecodable", 1.25, delivery.body)
+    assert read.error == "ü" * 2048, "cut to 4 KiB"
+
+
+def test_keep_forget_requeue(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failed_module, "PAGE", 50)
+    monkeypatch.setattr(failed_module, "BATCH", 20)
+    locks = MemoryLocks()
+    broker = setup.broker(locks=locks)
+    made = fill(setup, broker, 120)
+    locks.hold(job(id="holder", key="k").claim, 100)  # type: ignore[arg-type]
+
+    def decide(one: FailedJob) -> Decision:
+        number = made.index(one)
+        if number == 119:
+            return Requeue(job("b", id=one.id, key="k"))
+        return (Keep(), Forget(), Requeue(job("b", id=one.id)))[number % 3]
+
+    sweep = broker.sweep(decide)
+    assert set(sweep.forgotten) == {one.id for one in made[1::3]}
+    assert set(sweep.requeued) == {one.id for one in made[2::3]}
+    assert sweep.duplicates == {}
+    assert broker.failed() == made[0::3]
+    consumer = setup.consumer(broker)
+    assert set(ids(take(consumer, 40, "b"))) == set(sweep.requeued)
+
+
+def test_a_retry_whose_lock_is_taken_stays_failed(setup: Setup) -> None:
+    locks = MemoryLocks()
+    broker = setup.broker(locks=locks)
+    (one,) = fill(setup, broker, 1)
+    holder = job(id="holder", key="k").claim
+    assert holder is not None
+    locks.hold(holder, 100)
+    sweep = broker.sweep(lambda failed: Requeue(job(id=failed.id, key="k")))
+    assert (sweep.requeued, sweep.duplicates) == ((), {one.id: "holder"})
+    assert broker.failed() == [one]
+
+
+def test_an_error_on_the_way_loses_nothing(setup: Setup) -> None:
+    broker = setup.broker()
+    made = fill(setup, broker, 10)
+
+    def decide(one: FailedJob) -> Decision:
+        if one == made[5]:
+            raise ZeroDivisionError
+        return Forget() if one == made[0] else Keep()
+
+    with pytest.raises(ZeroDivisionError):
+        broker.sweep(decide)
+    assert broker.failed() == made[1:]
+
+
+def test_successors_that_cannot_be_published_stay_failed(setup: Setup) -> None:
+    broker = setup.broker()
+    made = fill(setup, broker, 3)
+    with pytest.raises(BrokerUnavailable, match="3 failed jobs could not be requeued"):
+        broker.sweep(lambda one: Requeue(job("nope", id=one.id)))
+    assert broker.failed() == made
+
+
+def test_a_second_browser_says_that_somebody_else_is_browsing(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failed_module, "PATIENCE", 1.0)
+    broker = setup.broker()
+    made = fill(setup, broker, 5)
+    inside, leave = threading.Event(), threading.Event()
+
+    def decide(_: FailedJob) -> Decision:
+        inside.set()
+        assert leave.wait(20)
+        return Keep()
+
+    first = threading.Thread(target=lambda: broker.sweep(decide))
+    first.start()
+    assert inside.wait(10)
+    try:
+        with pytest.raises(BrokerUnavailable, match="somebody else is browsing"):
+            broker.failed()
+    finally:
+        leave.set()
+        first.join(20)
+    assert broker.failed() == made
+
+
+SWEEPER = textwrap.dedent(
+    """
+    import sys, time
+    from router.brokers.amqp import AmqpBroker
+    from router.brokers.base import Outgoing, Requeue, Topology
+    broker = AmqpBroker(sys.argv[1], sys.argv[2], None)
+    publish = broker.publish
+    def slowly(batch, **options):
+        receipt = publish(batch, **options)
+        print("published", flush=True)
+        time.sleep(0.02)
+        return receipt
+    broker.publish = slowly
+    import router.brokers.amqp.failed as failed
+    failed.BATCH = 5
+    broker.sweep(lambda one: Requeue(Outgoing(one.id, one.point, "b", one.body)))
+    """
+)
+
+
+def test_killed_in_the_middle_of_a_sweep_nothing_is_lost(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    made = {one.id for one in fill(setup, broker, 100)}
+    command = [sys.executable, "-c", SWEEPER, setup.place.url, setup.place.namespace]
+    sweeper = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert sweeper.stdout is not None
+    for _ in range(8):
+        assert sweeper.stdout.readline()
+    os.kill(sweeper.pid, signal.SIGKILL)
+    sweeper.wait(10)
+    sweeper.stdout.close()
+    left = {one.id for one in broker.failed()}
+    count = raw.ready(setup.names.queue("b"))
+    assert count
+    consumer = setup.consumer(broker)
+    requeued = set(ids(take(consumer, count, "b")))
+    assert left | requeued == made
+    assert len(left & requeued) <= 10, "in both only what was between confirm and ack"
+    assert 0 < len(left) < 100
+
+
+def test_listing_a_lot_is_quick(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    for number in range(3):
+        assert not broker._publisher.publish(
+            [failed_module_publication(setup, failed(f"f-{number}-{each}", at=float(each))) for each in range(5000)],
+            20,
+        )
+    started = time.monotonic()
+    assert len(broker.failed()) == 15_000
+    assert time.monotonic() - started < 10
+    until(lambda: raw.ready(setup.names.failed) == 15_000, "all back")
+
+
+def failed_module_publication(setup: Setup, one: FailedJob):  # type: ignore[no-untyped-def]
+    from router.brokers.amqp.messages import publish_failed
+
+    return publish_failed(setup.names, one)

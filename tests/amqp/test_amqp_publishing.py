@@ -1,0 +1,284 @@
+"""Publishing: everything confirmed or named, whatever happens on the way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+from amqp_helpers import Raw, Setup, ids, job, take, through, until
+
+from router.brokers.amqp import AmqpBroker
+from router.brokers.base import Done, Outgoing
+from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
+from router.locks.memory import MemoryLocks
+from tests.servers.proxy import Proxy
+from tests.servers.rabbitmq import MAX_MESSAGE
+from tests.servers.shared import rabbit_node
+
+
+def all_ids(raw: Raw, queue: str) -> list[str]:
+    found = []
+    while (message := raw.get(queue)) is not None:
+        found.append(message.properties["message_id"])
+    return found
+
+
+def test_a_batch_keeps_its_order_and_says_what_it_is(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    batch = [job("ab"[number % 2]) for number in range(3000)]
+    receipt = broker.publish(batch)
+    assert receipt.confirmed == tuple(each.id for each in batch)
+    assert (receipt.unconfirmed, receipt.duplicates) == ({}, {})
+    message = raw.get(setup.names.queue("a"))
+    assert message.properties["message_id"] == batch[0].id
+    assert message.properties["type"] == "order.placed"
+    assert message.properties["content_type"] == "application/json"
+    assert message.properties["delivery_mode"] == 2
+    assert abs(message.properties["timestamp"] - time.time()) < 60
+    assert message.headers == {"queue": "a"}
+    assert all_ids(raw, setup.names.queue("a")) == [each.id for each in batch[2::2]]
+
+
+def test_a_large_body_goes_in_several_frames(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    bodies = [os.urandom(size) for size in (0, 1, 131_064, 131_065, 1_000_000)]
+    broker.publish([job(body=body) for body in bodies])
+    consumer = setup.consumer(broker)
+    assert [delivery.body for delivery in take(consumer, len(bodies))] == bodies
+
+
+def test_a_queue_that_nobody_has_is_named(setup: Setup) -> None:
+    broker = setup.broker()
+    batch = [job() for _ in range(500)] + [job("nope", id="lost")] + [job() for _ in range(500)]
+    receipt = broker.publish(batch)
+    assert len(receipt.confirmed) == 1000
+    assert receipt.unconfirmed == {"lost": "no queue takes it: router.queue.nope is missing, or not bound"}
+
+
+@pytest.mark.skipif(bool(os.environ.get("ROUTER_TEST_AMQP_URL")), reason="the server's own size limit is unknown")
+def test_the_culprit_in_a_batch_of_a_thousand_is_named_and_the_others_pass(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    batch = [job() for _ in range(1000)]
+    batch[500] = job(id="too large", body=b"x" * (MAX_MESSAGE + 1))
+    receipt = broker.publish(batch)
+    assert list(receipt.unconfirmed) == ["too large"]
+    assert "larger than configured max size" in receipt.unconfirmed["too large"]
+    assert len(receipt.confirmed) == 999
+    assert set(all_ids(raw, setup.names.queue("a"))) == set(receipt.confirmed)
+
+
+def test_a_queue_without_a_leader_is_named_and_the_others_pass(setup: Setup, raw: Raw) -> None:
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to break")
+    broker = setup.broker()
+    node.evaluate(
+        f'ra:stop_server(quorum_queues, {{list_to_atom("{broker.address.vhost}_{setup.names.queue("b")}"), node()}}).'
+    )
+    batch = [job("ab"[number % 2]) for number in range(100)]
+    started = time.monotonic()
+    receipt = broker.publish(batch, deadline=9.0)
+    assert time.monotonic() - started < 10
+    assert receipt.confirmed == tuple(each.id for each in batch if each.queue == "a")
+    assert set(receipt.unconfirmed) == {each.id for each in batch if each.queue == "b"}
+    assert all("router.queue.b does not confirm" in why for why in receipt.unconfirmed.values())
+
+
+def test_out_of_reach_is_said_within_the_deadline_and_gets_better_by_itself(setup: Setup, proxy: Proxy) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port))
+    proxy.refuse()
+    proxy.cut()
+    batch = [job() for _ in range(10)]
+    started = time.monotonic()
+    receipt = broker.publish(batch, deadline=0.7)
+    assert 0.6 < time.monotonic() - started < 1.7
+    assert receipt.confirmed == ()
+    assert list(receipt.unconfirmed) == [each.id for each in batch]
+    proxy.refuse(False)
+    assert broker.publish(batch).confirmed == tuple(each.id for each in batch)
+
+
+def test_nobody_listening(setup: Setup) -> None:
+    broker = setup.broker(url="amqp://guest:s3cret@127.0.0.1:1/", queues=None)
+    receipt = broker.publish([job(id="x")], deadline=0.5)
+    assert "Connection refused" in receipt.unconfirmed["x"]
+    with pytest.raises(BrokerUnavailable) as caught:
+        broker.failed()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_silent_server_costs_no_more_than_the_deadline(setup: Setup, proxy: Proxy) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port))
+    broker.publish([job()])
+    proxy.stall()
+    started = time.monotonic()
+    receipt = broker.publish([job(id="x"), job(id="y")], deadline=1.5)
+    assert time.monotonic() - started < 2.5
+    assert set(receipt.unconfirmed) == {"x", "y"}
+    proxy.resume()
+    assert broker.publish([job(id="z")]).confirmed == ("z",)
+
+
+@pytest.mark.parametrize("size", [1, 5_000, 100_003, 250_000])
+def test_cut_in_the_middle_of_a_frame(setup: Setup, proxy: Proxy, raw: Raw, size: int) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port))
+    broker.publish([job("b")])
+    proxy.cut_after(size)
+    batch = [job() for _ in range(2000)]
+    receipt = broker.publish(batch)
+    assert receipt.confirmed == tuple(each.id for each in batch)
+    assert set(all_ids(raw, setup.names.queue("a"))) == {each.id for each in batch}
+
+
+def test_confirms_lost_on_the_way_are_asked_for_again(setup: Setup, proxy: Proxy, raw: Raw) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port))
+    broker.publish([job("b")])
+    proxy.stall("to_client")
+    threading.Timer(0.5, lambda: (proxy.cut(), proxy.resume())).start()
+    receipt = broker.publish([job(id="x")])
+    assert receipt.confirmed == ("x",)
+    assert set(all_ids(raw, setup.names.queue("a"))) == {"x"}
+
+
+def test_an_idle_connection_that_the_server_closed(setup: Setup, proxy: Proxy) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port))
+    assert broker.publish([job(id="x")]).confirmed == ("x",)
+    proxy.cut()
+    assert broker.publish([job(id="y")]).confirmed == ("y",)
+
+
+def test_what_was_deleted_is_declared_again(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    raw.channel.queue_delete(setup.names.queue("a"))
+    assert broker.publish([job(id="x")]).confirmed == ("x",)
+    raw.channel.exchange_delete(setup.names.jobs)
+    assert broker.publish([job(id="y")]).confirmed == ("y",)
+    raw.channel.queue_delete(setup.names.delay_queue(1000))
+    assert broker.publish([job(id="z", delay=1.0)]).confirmed == ("z",)
+
+
+def test_many_threads(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    wrong: list[object] = []
+
+    def work() -> None:
+        for _ in range(30):
+            batch = [job(), job()]
+            receipt = broker.publish(batch)
+            if receipt.confirmed != tuple(each.id for each in batch):
+                wrong.append(receipt)
+
+    threads = [threading.Thread(target=work) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    found = all_ids(raw, setup.names.queue("a"))
+    assert len(found) == len(set(found)) == 12 * 30 * 2
+
+
+def test_after_a_fork_each_side_has_its_own_connection(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    broker.publish([job(id="before")])
+    child = os.fork()
+    if child == 0:
+        try:
+            confirmed = broker.publish([job(id=f"child-{number}") for number in range(50)]).confirmed
+            os._exit(0 if len(confirmed) == 50 else 1)
+        finally:
+            os._exit(2)
+    for number in range(50):
+        assert broker.publish([job(id=f"parent-{number}")]).confirmed
+    assert os.waitpid(child, 0)[1] == 0
+    assert broker.publish([job(id="after")]).confirmed == ("after",)
+    found = all_ids(raw, setup.names.queue("a"))
+    assert len(found) == len(set(found)) == 102
+
+
+def test_a_blocked_server_is_waited_for(setup: Setup, raw: Raw) -> None:
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to block")
+    broker = setup.broker()
+    broker.publish([job("b")])
+    node.ctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        for _ in range(3):
+            receipt = broker.publish([job(id="x")], deadline=0.5)
+            assert "blocks publishers" in receipt.unconfirmed["x"]
+        waiting = threading.Thread(target=lambda: late.append(broker.publish([job(id="y")], deadline=30)))
+        late: list[object] = []
+        waiting.start()
+    finally:
+        node.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
+    waiting.join(30)
+    assert getattr(late[0], "confirmed", None) == ("y",)
+    found = all_ids(raw, setup.names.queue("a"))
+    assert found.count("x") <= 1, "each try stored another copy"
+    assert found.count("y") == 1
+
+
+@pytest.mark.parametrize("wrong", ["password", "vhost"])
+def test_a_wrong_set_up_is_refused(setup: Setup, wrong: str) -> None:
+    address = setup.broker(queues=None).address
+    user, vhost = ("guest:s3cret", address.vhost) if wrong == "password" else ("guest:guest", "no-such-vhost")
+    broker = AmqpBroker(f"amqp://{user}@{address.host}:{address.port}/{vhost}", "router", None)
+    with pytest.raises(BrokerRefused) as caught:
+        broker.publish([job()])
+    assert "s3cret" not in str(caught.value)
+    assert "guest" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["amqp://u:s3cret@host:port/", "amqp://u:s3cret@h/?heartbeat=0", "amqp://u:s3cret@h/?x=1"]
+)
+def test_a_wrong_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(BrokerRefused) as caught:
+        AmqpBroker(url, "router", None)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_name_that_cannot_be_routed_is_refused(setup: Setup) -> None:
+    broker = setup.broker()
+    with pytest.raises(BrokerRefused):
+        broker.publish([job("a.#")])
+
+
+class TestUnique:
+    def test_duplicates_and_unconfirmed(self, setup: Setup) -> None:
+        locks = MemoryLocks()
+        broker = setup.broker(locks=locks)
+        receipt = broker.publish([job(id="one", key="k"), job(id="two", key="k"), job("nope", id="three", key="l")])
+        assert receipt.confirmed == ("one",)
+        assert receipt.duplicates == {"two": "one"}
+        assert list(receipt.unconfirmed) == ["three"]
+        assert locks.holder("l") is None
+        consumer = setup.consumer(broker)
+        (delivery,) = take(consumer, 1)
+        consumer.settle([Done(delivery, unique("one", "k").claim)])
+        until(lambda: consumer.poll({}) == [] and consumer.unsettled == 0, "settled")
+        assert locks.holder("k") is None
+
+    def test_no_lock_store(self, setup: Setup) -> None:
+        broker = setup.broker()
+        with pytest.raises(BrokerRefused):
+            broker.publish([job(key="k")])
+
+    def test_lock_store_away(self, setup: Setup) -> None:
+        class Away(MemoryLocks):
+            def hold(self, claim, lease):  # type: ignore[no-untyped-def]
+                raise LocksUnavailable("away")
+
+        broker = setup.broker(locks=Away())
+        with pytest.raises(LocksUnavailable):
+            broker.publish([job(), job(key="k")], deadline=0.3)
+        consumer = setup.consumer(broker)
+        broker.publish([job(id="x")])
+        assert ids(take(consumer, 1)) == ["x"]
+
+
+def unique(id: str, key: str) -> Outgoing:
+    return job(id=id, key=key)
