@@ -86,27 +86,27 @@ class _Store:
             row.claim += 1
             row.lease_until = now + LEASE
             running[row.serial] = row
-            claimed.append(Delivery(queue, row.body, row.claim, (row,)))
+            claimed.append(Delivery(queue, row.body, row.claim, row))
         return claimed
 
     def is_ours(self, delivery: Delivery) -> bool:
-        row: _Row = delivery.tag[0]
+        row: _Row = delivery.tag
         return self.jobs.get(row.id) is row and row.claim == delivery.count
 
     def renew(self, delivery: Delivery, until: float) -> None:
         """Lengthen the lease of a delivery that is ours."""
-        row, _ = delivery.tag
+        row: _Row = delivery.tag
         self._take_out(row)
         row.lease_until = until
         self.running[row.queue][row.serial] = row
 
     def give_back(self, delivery: Delivery) -> None:
-        row, _ = delivery.tag
+        row: _Row = delivery.tag
         self._take_out(row)
         self._put_back(row)
 
     def remove(self, delivery: Delivery) -> None:
-        row, _ = delivery.tag
+        row: _Row = delivery.tag
         self._take_out(row)
         del self.jobs[row.id]
 
