@@ -14,7 +14,7 @@ from router.config.schema import options_validator
 from router.config.settings import MAX_RETRIES, MAX_WAIT, AsyncDefaults, AsyncOptions, Backoff, Strategy, Unique
 
 _STRATEGIES = ("fixed", "linear", "exponential")
-_EARLIEST = Unique()
+_UNIQUE = Unique()
 
 
 def async_options(mapping: Mapping[str, object], defaults: AsyncDefaults) -> AsyncOptions:
@@ -183,7 +183,7 @@ class _Reader:
     def unique(self, default: Unique | None) -> Unique | None:
         wanted = self._given.get("uniqueJob", default is not None)
         by = self._given.get("uniqueBy")
-        start = default or _EARLIEST
+        start = default or _UNIQUE
         unique = Unique(
             by=self._payload_paths(by) if isinstance(by, list) else start.by,
             lock_timeout=self.duration("uniqueLockTimeout", start.lock_timeout, positive=True),
@@ -201,9 +201,10 @@ class _Reader:
         if key is None or wait_before(backoff, attempts - 1 or 1) <= MAX_WAIT:
             return
         first = next(retry for retry in range(1, attempts) if wait_before(backoff, retry) > MAX_WAIT)
+        slower = "`fixed`" if backoff.strategy == "linear" else "`linear` or `fixed`"
         growth = f"{backoff.strategy} from {backoff.seconds[0]:g} s"
         name = "tries" if "tries" in blamed else "retries"
-        hint = f"`{name}: {first}` is the most that works here; or choose `linear` or `fixed`, or list the waits"
+        hint = f"`{name}: {first}` is the most that works here; or choose {slower}, or list the waits"
         self.problem(
             key, f"retry {first} would wait longer than 365 days, the longest that is allowed ({growth})", hint
         )
