@@ -239,6 +239,7 @@ class MemoryConsumer:
         self._pending: list[Settlement] = []
         self._lost: list[Delivery] = []
         self._state: WorkerState | None = None
+        self._in_trouble = False
 
     def poll(self, room: Mapping[str, int]) -> list[Delivery]:
         self._work_off()
@@ -314,7 +315,11 @@ class MemoryConsumer:
                     self._lose(settlement.delivery)
             self._lock_steps.raise_locks()
         except LocksUnavailable as error:
-            log.warning("worker %s keeps %d settlements for later: %s", self._name, self.unsettled, error)
+            if not self._in_trouble:
+                log.error("worker %s waits for its locks, %d settlements kept: %s", self._name, self.unsettled, error)
+            self._in_trouble = True
+        else:
+            self._in_trouble = False
 
     def _carry_out(self, settlement: Settlement) -> None:
         if isinstance(settlement, Return):

@@ -57,6 +57,8 @@ class SqliteConsumer:
         self._nothing_until: dict[str, float] = {}
         self._wants_work = False
         self._in_trouble = False
+        self._locks_error: LocksUnavailable | None = None
+        """Why the last turn left settlements undone."""
 
     def poll(self, room: Mapping[str, int]) -> list[Delivery]:
         wanted = {queue: limit for queue, limit in room.items() if limit > 0}
@@ -117,15 +119,18 @@ class SqliteConsumer:
 
     def _turn(self, wanted: Mapping[str, int], *, write: bool = False) -> list[Delivery]:
         deliveries: list[Delivery] = []
+        asks = bool(wanted or self._pending or write)
         try:
             deliveries = self._try_turn(wanted, write)
+            if self._locks_error is not None:
+                raise self._locks_error
             self._lock_steps.raise_locks()
         except (BrokerError, LocksUnavailable) as error:
             if not self._in_trouble:
                 log.error("worker %s waits for its broker, %d settlements kept: %s", self._name, self.unsettled, error)
             self._in_trouble = True
             return deliveries
-        if self._in_trouble:
+        if self._in_trouble and asks:
             log.info("worker %s has its broker back", self._name)
             self._in_trouble = False
         return deliveries
@@ -187,6 +192,7 @@ class SqliteConsumer:
 
     def _free_locks(self) -> int:
         """Give up the locks of what is about to be settled; how many settlements, from the first, are ready then."""
+        self._locks_error = None
         if self._locks_inside or not self._pending:
             return len(self._pending)
         with self._database.reading() as cursor:
@@ -196,7 +202,7 @@ class SqliteConsumer:
                 try:
                     self._lock_steps.before_ack(settlement)
                 except LocksUnavailable as error:
-                    log.warning("settling of %d jobs waits: %s", len(self._pending) - index, error)
+                    self._locks_error = error
                     return index
         return len(self._pending)
 
