@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from router.app.router import Router
 from router.config import find, load
@@ -50,6 +52,14 @@ def error(message: str) -> None:
 def print_json(data: Any) -> None:
     """Data as indented JSON on stdout."""
     typer.echo(json.dumps(msgspec.to_builtins(data), indent=2, ensure_ascii=False))
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout, as wide as the terminal; where there is none, as wide as it needs to be."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(table)
 
 
 def exit_code(problem: RouterError) -> int:

@@ -8,12 +8,20 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from router.app.router import Router
 from router.brokers.base import Decision, FailedJob, Forget, Keep, Outgoing, Requeue
-from router.cli.common import ConfigOption, Format, FormatOption, UsageError, error, open_broker, print_json
+from router.cli.common import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    UsageError,
+    error,
+    open_broker,
+    print_json,
+    print_table,
+)
 from router.jobs.job import Job, UndecodableJob, decode, encode
 from router.jobs.lifecycle import next_round
 from router.locks.base import claim_of
@@ -45,13 +53,14 @@ def list_failed(
     if not found:
         typer.echo("no failed jobs")
         return
-    table = Table("job", "failed", "queue", "point", "route", "reason", "error", box=None)
+    table = Table(
+        Column("job", no_wrap=True, min_width=36), "failed", "queue", "point", "route", "reason", "error", box=None
+    )
     for job in found:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.failed_at))
         error_line = job.error.split("\n", 1)[0]
         table.add_row(job.id, when, job.queue, job.point or "-", job.route or "-", job.reason, error_line)
-    console = Console(highlight=False, markup=False)
-    console.print(table, width=None if console.is_terminal else 250)
+    print_table(table)
     typer.echo(f"\n{len(found)} failed; router failed show ID tells more, router failed retry ID tries again")
 
 

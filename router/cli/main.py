@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
+import traceback
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Annotated
 
-import click
 import typer
 
 from router.cli import dispatch, failed, routes, status, validate, worker
@@ -73,30 +71,31 @@ app.command("status")(status.status)
 app.add_typer(failed.app, name="failed")
 
 
+def global_options_first(arguments: list[str]) -> list[str]:
+    """Let ``--verbose``, ``--log-level`` and ``--log-format`` stand behind the command too: people write them there."""
+    first: list[str] = []
+    rest = list(arguments)
+    end = rest.index("--") if "--" in rest else len(rest)
+    position = 0
+    while position < end:
+        name, equals, _ = rest[position].partition("=")
+        width = {"--verbose": 1, "--log-level": 1 if equals else 2, "--log-format": 1 if equals else 2}.get(name, 0)
+        first += rest[position : position + width]
+        del rest[position : position + width]
+        end -= width
+        position += not width
+    return first + rest
+
+
 def main() -> None:
     """The program: exit code 0 for fine, 1 for something wrong, 2 for wrong usage or no such file."""
-    verbose = "--verbose" in sys.argv
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.exceptions.NoArgsIsHelpError as usage:
-        usage.show()
-        sys.exit(2)
-    except click.ClickException as usage:
-        usage.show()
-        sys.exit(2)
-    except click.exceptions.Abort:
-        error("interrupted")
-        sys.exit(130)
+        app(args=global_options_first(sys.argv[1:]))
     except RouterError as problem:
-        if verbose:
-            logging.getLogger("router").exception("%s", type(problem).__name__)
+        if "--verbose" in sys.argv:
+            traceback.print_exception(problem)
         error(str(problem))
         sys.exit(exit_code(problem))
-    except BrokenPipeError:  # `router routes | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from router.brokers.base import Counts, WorkerState
-from router.cli.common import ConfigOption, Format, FormatOption, open_broker, print_json
+from router.cli.common import ConfigOption, Format, FormatOption, open_broker, print_json, print_table
 from router.config import mask_url
 
 
@@ -36,7 +35,7 @@ def _show_queues(counts: Counts, now: float) -> None:
         numbers = (queue.ready, queue.delayed, queue.running, queue.failed)
         oldest = "-" if queue.oldest is None else _age(now - queue.oldest)
         table.add_row(name, *map(_number, numbers), oldest)
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def _show_workers(workers: list[WorkerState], now: float) -> None:

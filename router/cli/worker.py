@@ -67,8 +67,8 @@ def run_worker(
         raise typer.Exit(1)
     for name in queue or ():
         if name not in table.queues():
-            near = did_you_mean(name, table.queues())
-            raise UsageError(f"the file has no queue {name!r}; it has {', '.join(table.queues())}. {near or ''}")
+            near = did_you_mean(name, table.queues()) or f"it has {', '.join(table.queues())}"
+            raise UsageError(f"the file has no queue {name!r}; {near}")
     settings = table.settings
     if settings.broker_url.startswith("memory:"):
         raise UsageError("memory:// lives inside one process, so a worker can't see its jobs; use sqlite:///router.db")

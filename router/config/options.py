@@ -85,18 +85,6 @@ def resolve_defaults(given: Mapping[str, object]) -> tuple[AsyncDefaults, list[P
     return defaults, reader.problems
 
 
-def wait_before(backoff: Backoff, retry: int) -> float:
-    """Seconds to wait before retry n, from 1: fixed b, linear b·n, exponential b·2^(n-1), or the list's n-th entry."""
-    seconds = backoff.seconds[min(retry, len(backoff.seconds)) - 1]
-    match backoff.strategy:
-        case "linear":
-            return seconds * retry
-        case "exponential":
-            return seconds * 2.0 ** (retry - 1)
-        case _:
-            return seconds
-
-
 class _Reader:
     """Reads options out of a mapping. Values of a wrong type are the schema's business: they count as not given."""
 
@@ -198,9 +186,9 @@ class _Reader:
 
     def check_longest_wait(self, backoff: Backoff, attempts: int, blamed: tuple[str, ...]) -> None:
         key = next((key for key in blamed if key in self._given), None)
-        if key is None or wait_before(backoff, attempts - 1 or 1) <= MAX_WAIT:
+        if key is None or backoff.wait(attempts - 1 or 1) <= MAX_WAIT:
             return
-        first = next(retry for retry in range(1, attempts) if wait_before(backoff, retry) > MAX_WAIT)
+        first = next(retry for retry in range(1, attempts) if backoff.wait(retry) > MAX_WAIT)
         slower = "`fixed`" if backoff.strategy == "linear" else "`linear` or `fixed`"
         growth = f"{backoff.strategy} from {backoff.seconds[0]:g} s"
         name = "tries" if "tries" in blamed else "retries"

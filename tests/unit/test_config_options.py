@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from router.config import AsyncDefaults, AsyncOptions, Backoff, Unique, async_options, wait_before
+from router.config import AsyncDefaults, AsyncOptions, Backoff, Unique, async_options
 from router.config.settings import MAX_WAIT
 
 DEFAULTS = AsyncDefaults()
@@ -66,17 +66,17 @@ def test_values_of_any_type_are_explained(value: object) -> None:
 )
 def test_waits_follow_the_strategy(strategy: str, waits: list[float]) -> None:
     backoff = async_options({"backoff": strategy}, DEFAULTS).backoff
-    assert [wait_before(backoff, retry) for retry in (1, 2, 3)] == waits
+    assert [backoff.wait(retry) for retry in (1, 2, 3)] == waits
 
 
 def test_the_last_wait_of_a_list_repeats() -> None:
-    assert [wait_before(Backoff(None, (1.0, 5.0)), retry) for retry in (1, 2, 3, 999)] == [1, 5, 5, 5]
+    assert [Backoff(None, (1.0, 5.0)).wait(retry) for retry in (1, 2, 3, 999)] == [1, 5, 5, 5]
 
 
 @pytest.mark.parametrize(("strategy", "most"), [("exponential", 22), ("linear", 1000), ("fixed", 1000)])
 def test_the_most_attempts_that_are_allowed_wait_at_most_a_year(strategy: str, most: int) -> None:
     options = async_options({"retries": most, "backoff": strategy, "backoffSeconds": 10}, DEFAULTS)
-    assert wait_before(options.backoff, most - 1) <= MAX_WAIT
+    assert options.backoff.wait(most - 1) <= MAX_WAIT
     if most < 1000:
         with pytest.raises(ValueError, match="365 days"):
             async_options({"retries": most + 2, "backoff": strategy, "backoffSeconds": 10}, DEFAULTS)
