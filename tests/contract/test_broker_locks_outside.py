@@ -99,7 +99,9 @@ def test_a_lock_freed_before_the_lengthening_stays_free(store: BrokenLocks) -> N
     assert store.holder("k") is None
 
 
-def test_settlements_wait_in_order_for_the_lock_store(broker: Broker, store: BrokenLocks) -> None:
+def test_settlements_wait_in_order_for_the_lock_store(
+    broker: Broker, store: BrokenLocks, caplog: pytest.LogCaptureFixture
+) -> None:
     outs = [job(key="k"), job(), job(key="l")]
     broker.publish(outs)
     consumer = broker.consumer("w")
@@ -112,9 +114,14 @@ def test_settlements_wait_in_order_for_the_lock_store(broker: Broker, store: Bro
             Bury(deliveries[2], failed(outs[2], at=1.0), free=outs[2].claim),
         ]
     )
-    consumer.poll(ROOM)
+    late = job()
+    broker.publish([late])
+    assert ids(take(consumer, ROOM, 1)) == [late.id]  # new work goes on
+    for _ in range(5):
+        consumer.poll(ROOM)
     assert consumer.unsettled == 2
     assert broker.failed() == []
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
     store.fail = None
     assert settled(consumer)
     assert [entry.id for entry in broker.failed()] == [outs[2].id]

@@ -52,7 +52,9 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - began < seconds
 
 
-def test_a_busy_file_delays_settlements_and_loses_none(broker: SqliteBroker, path: Path) -> None:
+def test_a_busy_file_delays_settlements_and_loses_none(
+    broker: SqliteBroker, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     outs = [job(key=f"key-{n}") for n in range(4)]
     broker.publish(outs)
     consumer = broker.consumer("w")
@@ -74,6 +76,7 @@ def test_a_busy_file_delays_settlements_and_loses_none(broker: SqliteBroker, pat
             assert consumer.poll(ROOM) == []
         with within(0.9):
             consumer.report(worker_state("w"))
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
     assert settled(consumer)
     assert sorted(ids(take(consumer, ROOM, 2))) == [outs[1].id, outs[3].id]
     assert [entry.id for entry in broker.failed()] == [outs[2].id]
