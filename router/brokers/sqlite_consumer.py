@@ -63,7 +63,7 @@ class SqliteConsumer:
     def poll(self, room: Mapping[str, int]) -> list[Delivery]:
         wanted = {queue: limit for queue, limit in room.items() if limit > 0}
         self._wants_work = bool(wanted)
-        return self._turn(wanted)
+        return self._turn(wanted, renew=True)
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         settling = {settlement.delivery.tag for settlement in self._pending}
@@ -117,11 +117,11 @@ class SqliteConsumer:
         self._pending.clear()
         self._held.clear()
 
-    def _turn(self, wanted: Mapping[str, int], *, write: bool = False) -> list[Delivery]:
+    def _turn(self, wanted: Mapping[str, int], *, renew: bool = False, write: bool = False) -> list[Delivery]:
         deliveries: list[Delivery] = []
         asks = bool(wanted or self._pending or write)
         try:
-            deliveries = self._try_turn(wanted, write)
+            deliveries = self._try_turn(wanted, renew, write)
             if self._locks_error is not None:
                 raise self._locks_error
             self._lock_steps.raise_locks()
@@ -135,9 +135,9 @@ class SqliteConsumer:
             self._in_trouble = False
         return deliveries
 
-    def _try_turn(self, wanted: Mapping[str, int], write: bool) -> list[Delivery]:
+    def _try_turn(self, wanted: Mapping[str, int], renew: bool, write: bool) -> list[Delivery]:
         queues = self._queues_with_work(wanted)
-        renewing = self._now() >= self._renew_at and bool(self._held or self._state)
+        renewing = renew and self._now() >= self._renew_at and bool(self._held or self._state)
         if not (queues or self._pending or renewing or write):
             return []
         ready = self._free_locks()
