@@ -151,7 +151,7 @@ class Worker:
                 source.recv(4096)
 
     def _sources(self) -> dict[int, Any]:
-        """What there is to wait on now, by descriptor. Asked anew each turn: numbers of closed ones come again."""
+        """What there is to wait on now, by descriptor. Asked anew each turn: closed numbers come again."""
         sources: dict[int, Any] = {child.pipe.fileno(): child for child in self._pool if not child.pipe.ended}
         sources |= dict.fromkeys(self._consumer.wait_on())
         if self._check is not None:

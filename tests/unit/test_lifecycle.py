@@ -36,7 +36,10 @@ def a_job(**changes) -> Job:
     return msgspec.structs.replace(job, **changes)
 
 
-def options(attempts: int = 3, backoff: Backoff = Backoff("exponential", (10.0,))) -> AsyncOptions:
+EXPONENTIAL = Backoff("exponential", (10.0,))
+
+
+def options(attempts: int = 3, backoff: Backoff = EXPONENTIAL) -> AsyncOptions:
     return AsyncOptions(queue="default", delay=0, max_attempts=attempts, backoff=backoff, timeout=60)
 
 

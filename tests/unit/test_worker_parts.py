@@ -183,7 +183,7 @@ def test_the_parent_never_waits_for_a_child_that_does_not_read(pipes):
 
 
 def test_both_ends_notice_that_the_other_is_gone(pipes):
-    parent, child, raw = pipes
+    parent, child, _ = pipes
     parent.close()
     with pytest.raises(EOFError):
         child.receive()

@@ -1,0 +1,13 @@
+"""`make demo` tells its story."""
+
+import subprocess
+import sys
+
+from harness import EXAMPLES
+
+
+def test_the_demo_runs_to_its_end():
+    command = [sys.executable, str(EXAMPLES / "demo.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 jobs are queued again" in done.stdout
