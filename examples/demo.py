@@ -1,4 +1,4 @@
-"""The main job as a story: `make demo`. Uses a file and handlers of its own in a fresh folder, and the real commands."""
+"""The main job as a story: `make demo`. A file and handlers of its own in a fresh folder, and the real commands."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def setup(router):
 
 
 def shorten(source: Path, target: Path, *, waits: float = 1, timeouts: float = 1) -> Path:
-    """Write a copy of ``source`` to ``target``: every delay and backoff divided by ``waits``, timeouts by ``timeouts``."""
+    """Write a copy of ``source`` to ``target``: delays and backoffs divided by ``waits``, timeouts by ``timeouts``."""
     data = yaml.safe_load(source.read_text())
     here, there = source.resolve().parent, target.resolve().parent
     target.parent.mkdir(parents=True, exist_ok=True)
