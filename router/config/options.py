@@ -176,9 +176,7 @@ class _Reader:
             by=self._payload_paths(by) if isinstance(by, list) else start.by,
             lock_timeout=self.duration("uniqueLockTimeout", start.lock_timeout, positive=True),
         )
-        if (
-            wanted is False and "uniqueJob" not in self._given
-        ):  # written out as false, as on the seed page, it is switched off
+        if wanted is False and "uniqueJob" not in self._given:  # an explicit false switches it off
             for key in ("uniqueBy", "uniqueLockTimeout"):
                 if key in self._given:
                     self.problem(
