@@ -176,7 +176,8 @@ class _Reader:
             by=self._payload_paths(by) if isinstance(by, list) else start.by,
             lock_timeout=self.duration("uniqueLockTimeout", start.lock_timeout, positive=True),
         )
-        if wanted is False and "uniqueJob" not in self._given:  # an explicit false switches it off
+        # An explicit false beside them is only spelled out, as on the seed page, unless it overrules the default.
+        if wanted is False and ("uniqueJob" not in self._given or default is not None):
             for key in ("uniqueBy", "uniqueLockTimeout"):
                 if key in self._given:
                     self.problem(
