@@ -241,7 +241,7 @@ class MemoryConsumer:
         self._state: WorkerState | None = None
         self._in_trouble = False
 
-    def poll(self, room: Mapping[str, int]) -> list[Delivery]:
+    def poll(self, room: Mapping[str, int], limit: int | None = None) -> list[Delivery]:
         self._work_off()
         with self._store.mutex:
             now = self._now()
@@ -251,12 +251,12 @@ class MemoryConsumer:
                 else:
                     self._lose(delivery)
             self._show(now)
-            deliveries = [
-                delivery
-                for queue, limit in room.items()
-                if limit > 0
-                for delivery in self._store.claim(queue, limit, now)
-            ]
+            left = sum(room.values()) if limit is None else limit
+            deliveries: list[Delivery] = []
+            for queue, wanted in room.items():
+                most = min(wanted, left - len(deliveries))
+                if most > 0:
+                    deliveries += self._store.claim(queue, most, now)
             self._held.update((id(delivery), delivery) for delivery in deliveries)
             return deliveries
 
