@@ -163,8 +163,8 @@ class Consumer(Protocol):
     """
 
     def poll(self, room: Mapping[str, int], limit: int | None = None) -> list[Delivery]:
-        """Take what is due, at most ``room[queue]`` jobs of each queue, first queue first, ``limit`` in all; keep leases
-        and heartbeats alive; carry out settlements that could not be carried out earlier. Queues that aren't in
+        """Take what is due, at most ``room[queue]`` jobs of each queue, ``limit`` in all, first queue first; keep
+        leases and heartbeats alive; carry out settlements that could not be carried out earlier. Queues that aren't in
         ``room`` give nothing.
         """
         ...

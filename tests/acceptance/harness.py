@@ -20,6 +20,7 @@ from unittest import mock
 import psutil
 
 from router import Router
+from router.app import default
 from router.app.default import set_default
 
 T = TypeVar("T")
@@ -193,10 +194,12 @@ class App:
         """This process as the application: its Router, in the application's environment."""
         with mock.patch.dict(os.environ, self.env), mock.patch.object(sys, "path", [*sys.path]):
             router = Router(self.config)
+            before = default._default
             set_default(router)
             try:
                 yield router
             finally:
+                default._default = before  # an application around this one goes on with its own
                 router.close()
 
     # -- what has happened -----------------------------------------------------------------------------------------
