@@ -79,9 +79,13 @@ def open_router(config: str | None) -> Iterator[Router]:
 
 @contextmanager
 def open_broker(config: str | None) -> Iterator[Router]:
-    """A Router that only its broker is wanted of: no user code is imported, so a broken handler is no obstacle."""
-    settings = msgspec.structs.replace(load(find(config)).settings, bootstrap=None)
-    router = Router.from_settings(settings)
+    """A Router that mostly its broker is wanted of. A broken bootstrap is no obstacle; its routes are unknown then."""
+    settings = load(find(config)).settings
+    try:
+        router = Router.from_settings(settings)
+    except Exception as problem:  # noqa: BLE001 - bootstrap is user code; operators must see their jobs all the same
+        error(f"bootstrap fails, so its routes are unknown here: {type(problem).__name__}: {problem}")
+        router = Router.from_settings(msgspec.structs.replace(settings, bootstrap=None))
     try:
         yield router
     finally:

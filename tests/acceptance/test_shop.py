@@ -109,3 +109,27 @@ def test_the_readme_shows_only_what_runs(tmp_path: Path) -> None:
         [sys.executable, "program.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_failed_job_of_a_route_that_the_bootstrap_registers_can_be_retried(tmp_path: Path) -> None:
+    (tmp_path / "extensions.yaml").write_text(
+        'version: 1\nbroker: {url: "sqlite:///router.db"}\npythonpath: [.]\nbootstrap: wiring:setup\n'
+    )
+    (tmp_path / "wiring.py").write_text(
+        "def fails(event): raise ValueError('no')\n\n"
+        "def setup(router): router.register_async('raised', 'wiring:fails', queue='emails', retries=1)\n"
+    )
+    router = str(Path(sys.executable).with_name("router"))
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ROUTER_")}
+
+    def run(*arguments: str) -> str:
+        command = [router, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run("dispatch", "raised")
+    run("run-worker", "--stop-when-empty", "--concurrency", "1")
+    assert "1 jobs are queued again" in run("failed", "retry", "--all")
+    (tmp_path / "wiring.py").write_text("raise RuntimeError('broken')\n")
+    assert "bootstrap fails" in run("status")
