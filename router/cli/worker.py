@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import Annotated
 
 import typer
@@ -24,6 +25,11 @@ def _duration(text: str) -> float:
         return parse_duration(text)
     except ValueError as problem:
         raise typer.BadParameter(str(problem)) from None
+
+
+def _cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _memory(text: str) -> int:
@@ -74,7 +80,7 @@ def run_worker(
         raise UsageError("memory:// lives inside one process, so a worker can't see its jobs; use sqlite:///router.db")
     options = WorkerOptions(
         queues=tuple(queue or ()),
-        concurrency=concurrency or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2,
+        concurrency=concurrency or _cpus(),
         stop_when_empty=stop_when_empty,
         max_jobs=max_jobs,
         max_time=max_time,
