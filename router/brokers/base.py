@@ -162,9 +162,10 @@ class Consumer(Protocol):
     what it was told to settle, logs once, and goes on when the broker is back.
     """
 
-    def poll(self, room: Mapping[str, int]) -> list[Delivery]:
-        """Take what is due, at most ``room[queue]`` jobs of each queue, first queue first; keep leases and heartbeats
-        alive; carry out settlements that could not be carried out earlier. Queues that aren't in ``room`` give nothing.
+    def poll(self, room: Mapping[str, int], limit: int | None = None) -> list[Delivery]:
+        """Take what is due, at most ``room[queue]`` jobs of each queue, ``limit`` in all, first queue first; keep
+        leases and heartbeats alive; carry out settlements that could not be carried out earlier. Queues that aren't in
+        ``room`` give nothing.
         """
         ...
 

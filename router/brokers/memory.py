@@ -86,27 +86,27 @@ class _Store:
             row.claim += 1
             row.lease_until = now + LEASE
             running[row.serial] = row
-            claimed.append(Delivery(queue, row.body, row.claim, (row,)))
+            claimed.append(Delivery(queue, row.body, row.claim, row))
         return claimed
 
     def is_ours(self, delivery: Delivery) -> bool:
-        row: _Row = delivery.tag[0]
+        row: _Row = delivery.tag
         return self.jobs.get(row.id) is row and row.claim == delivery.count
 
     def renew(self, delivery: Delivery, until: float) -> None:
         """Lengthen the lease of a delivery that is ours."""
-        row, _ = delivery.tag
+        row: _Row = delivery.tag
         self._take_out(row)
         row.lease_until = until
         self.running[row.queue][row.serial] = row
 
     def give_back(self, delivery: Delivery) -> None:
-        row, _ = delivery.tag
+        row: _Row = delivery.tag
         self._take_out(row)
         self._put_back(row)
 
     def remove(self, delivery: Delivery) -> None:
-        row, _ = delivery.tag
+        row: _Row = delivery.tag
         self._take_out(row)
         del self.jobs[row.id]
 
@@ -239,8 +239,9 @@ class MemoryConsumer:
         self._pending: list[Settlement] = []
         self._lost: list[Delivery] = []
         self._state: WorkerState | None = None
+        self._in_trouble = False
 
-    def poll(self, room: Mapping[str, int]) -> list[Delivery]:
+    def poll(self, room: Mapping[str, int], limit: int | None = None) -> list[Delivery]:
         self._work_off()
         with self._store.mutex:
             now = self._now()
@@ -250,12 +251,12 @@ class MemoryConsumer:
                 else:
                     self._lose(delivery)
             self._show(now)
-            deliveries = [
-                delivery
-                for queue, limit in room.items()
-                if limit > 0
-                for delivery in self._store.claim(queue, limit, now)
-            ]
+            left = sum(room.values()) if limit is None else limit
+            deliveries: list[Delivery] = []
+            for queue, wanted in room.items():
+                most = min(wanted, left - len(deliveries))
+                if most > 0:
+                    deliveries += self._store.claim(queue, most, now)
             self._held.update((id(delivery), delivery) for delivery in deliveries)
             return deliveries
 
@@ -314,7 +315,11 @@ class MemoryConsumer:
                     self._lose(settlement.delivery)
             self._lock_steps.raise_locks()
         except LocksUnavailable as error:
-            log.warning("worker %s keeps %d settlements for later: %s", self._name, self.unsettled, error)
+            if not self._in_trouble:
+                log.error("worker %s waits for its locks, %d settlements kept: %s", self._name, self.unsettled, error)
+            self._in_trouble = True
+        else:
+            self._in_trouble = False
 
     def _carry_out(self, settlement: Settlement) -> None:
         if isinstance(settlement, Return):

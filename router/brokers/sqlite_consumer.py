@@ -57,11 +57,13 @@ class SqliteConsumer:
         self._nothing_until: dict[str, float] = {}
         self._wants_work = False
         self._in_trouble = False
+        self._locks_error: LocksUnavailable | None = None
+        """Why the last turn left settlements undone."""
 
-    def poll(self, room: Mapping[str, int]) -> list[Delivery]:
-        wanted = {queue: limit for queue, limit in room.items() if limit > 0}
+    def poll(self, room: Mapping[str, int], limit: int | None = None) -> list[Delivery]:
+        wanted = {queue: most for queue, most in room.items() if most > 0}
         self._wants_work = bool(wanted)
-        return self._turn(wanted)
+        return self._turn(wanted, sum(wanted.values()) if limit is None else limit, renew=True)
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         settling = {settlement.delivery.tag for settlement in self._pending}
@@ -115,24 +117,29 @@ class SqliteConsumer:
         self._pending.clear()
         self._held.clear()
 
-    def _turn(self, wanted: Mapping[str, int], *, write: bool = False) -> list[Delivery]:
+    def _turn(
+        self, wanted: Mapping[str, int], limit: int = 0, *, renew: bool = False, write: bool = False
+    ) -> list[Delivery]:
         deliveries: list[Delivery] = []
+        asks = bool(wanted or self._pending or write)
         try:
-            deliveries = self._try_turn(wanted, write)
+            deliveries = self._try_turn(wanted, limit, renew, write)
+            if self._locks_error is not None:
+                raise self._locks_error
             self._lock_steps.raise_locks()
         except (BrokerError, LocksUnavailable) as error:
             if not self._in_trouble:
                 log.error("worker %s waits for its broker, %d settlements kept: %s", self._name, self.unsettled, error)
             self._in_trouble = True
             return deliveries
-        if self._in_trouble:
+        if self._in_trouble and asks:
             log.info("worker %s has its broker back", self._name)
             self._in_trouble = False
         return deliveries
 
-    def _try_turn(self, wanted: Mapping[str, int], write: bool) -> list[Delivery]:
+    def _try_turn(self, wanted: Mapping[str, int], limit: int, renew: bool, write: bool) -> list[Delivery]:
         queues = self._queues_with_work(wanted)
-        renewing = self._now() >= self._renew_at and bool(self._held or self._state)
+        renewing = renew and self._now() >= self._renew_at and bool(self._held or self._state)
         if not (queues or self._pending or renewing or write):
             return []
         ready = self._free_locks()
@@ -142,11 +149,12 @@ class SqliteConsumer:
             lost = self._renew(cursor, settled, now) if renewing else []
             if self._state is not None and (renewing or write or self._state_changed):
                 self._save_state(cursor, self._state, now)
-            deliveries = [
-                delivery
-                for queue in queues
-                for delivery in rows.claim(cursor, self._namespace, queue, wanted[queue], self._owner, now, now + LEASE)
-            ]
+            deliveries: list[Delivery] = []
+            for queue in queues:
+                most = min(wanted[queue], limit - len(deliveries))
+                if most > 0:
+                    until = now + LEASE
+                    deliveries += rows.claim(cursor, self._namespace, queue, most, self._owner, now, until)
         del self._pending[:ready]
         for settlement, ours in settled:
             del self._held[settlement.delivery.tag]
@@ -187,6 +195,7 @@ class SqliteConsumer:
 
     def _free_locks(self) -> int:
         """Give up the locks of what is about to be settled; how many settlements, from the first, are ready then."""
+        self._locks_error = None
         if self._locks_inside or not self._pending:
             return len(self._pending)
         with self._database.reading() as cursor:
@@ -196,7 +205,7 @@ class SqliteConsumer:
                 try:
                     self._lock_steps.before_ack(settlement)
                 except LocksUnavailable as error:
-                    log.warning("settling of %d jobs waits: %s", len(self._pending) - index, error)
+                    self._locks_error = error
                     return index
         return len(self._pending)
 

@@ -4,7 +4,7 @@ from router.config.diagnostics import Diagnostic
 from router.config.document import Document
 from router.config.durations import format_duration, parse_duration
 from router.config.loading import Loaded, find, load
-from router.config.options import async_options, wait_before
+from router.config.options import async_options
 from router.config.problems import did_you_mean
 from router.config.schema import schema_text
 from router.config.settings import (
@@ -25,7 +25,6 @@ __all__ = [
     "Document",
     "Diagnostic",
     "async_options",
-    "wait_before",
     "parse_duration",
     "format_duration",
     "mask_url",

@@ -12,8 +12,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from router.config.interpolation import InterpolationError, interpolate, is_single_reference
 
 MAX_DEPTH = 64
-MAX_VALUES = 1_000_000
-"""Most values in a file once its aliases are expanded: a few lines of aliases can otherwise stand for billions."""
+MAX_REPEATED = 250_000
+"""Most values that aliases may repeat: a few lines of aliases of aliases can otherwise stand for billions."""
 
 TAG_PREFIX = "tag:yaml.org,2002:"
 PLAIN_TAG = "plain"
@@ -54,7 +54,7 @@ _TAG_TYPES: dict[str, tuple[type, ...]] = {
 
 
 class TooManyValues(Exception):
-    """The aliases of the file expand to more than MAX_VALUES; reported already."""
+    """The aliases of the file repeat more than MAX_REPEATED values; reported already."""
 
 
 def core_value(text: str) -> object:
@@ -81,6 +81,7 @@ class Constructor:
         self._environ = environ
         self._report = report
         self._values = 0
+        self._repeated = 0
         self._deepest = 0
         # id(node) → (data, values in it, levels in it); None while the node is being built.
         self._built: dict[int, tuple[object, int, int] | None] = {}
@@ -113,8 +114,9 @@ class Constructor:
             return UNUSABLE
         data, values, levels = built
         self._values += values
-        if self._values > MAX_VALUES:
-            message = f"the aliases of this file expand to more than {MAX_VALUES:,} values"
+        self._repeated += values
+        if self._repeated > MAX_REPEATED:
+            message = f"the aliases of this file repeat more than {MAX_REPEATED:,} values"
             self._report(node, message, "use fewer aliases of aliases")
             raise TooManyValues
         return self._too_deep(node) if depth + levels > MAX_DEPTH else data

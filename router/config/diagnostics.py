@@ -76,12 +76,20 @@ class Source:
         start = _shifted(column - 1, spans)
         end = max(start + 1, min(_shifted(column - 1 + length, spans), len(masked)))
         excerpt, start, end = _cut(masked, start, end)
-        message, hint = clean(mask_url(message)), clean(mask_url(hint)) if hint else None
-        return Diagnostic(clean(self.file), line, column, end - start, message, hint, clean(excerpt), start + 1)
+        return Diagnostic(
+            file=clean(self.file),
+            line=line,
+            column=column,
+            length=end - start,
+            message=clean(mask_url(message)),
+            hint=clean(mask_url(hint)) if hint else None,
+            excerpt=_clean_excerpt(excerpt),
+            caret=start + 1,
+        )
 
-    def whole_file(self, message: str, hint: str | None = None) -> Diagnostic:
-        """A mistake of the file as a whole, or of one that can't be shown."""
-        return Diagnostic(clean(self.file), 1, 1, 1, clean(message), hint)
+    def unshown(self, message: str, hint: str | None = None, line: int = 1, column: int = 1) -> Diagnostic:
+        """A mistake of the file as a whole, or in a line that can't be shown."""
+        return Diagnostic(clean(self.file), line, column, 1, clean(mask_url(message)), clean(hint) if hint else None)
 
     def _split(self) -> None:
         if not self._starts:
@@ -97,10 +105,13 @@ class Source:
 
 
 def clean(text: str) -> str:
-    """``text`` without control characters (tabs stay), each replaced by one visible character."""
-    if text.isprintable():
-        return text
-    return "".join(character if character == "\t" else _visible(character) for character in text)
+    """``text`` with each control character replaced by one that can be seen."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _clean_excerpt(text: str) -> str:
+    # Tabs stay, because a mistake may be about them.
+    return "\t".join(map(clean, text.split("\t")))
 
 
 def _visible(character: str) -> str:

@@ -44,12 +44,12 @@ class Document:
     def report(self, problem: Problem) -> Diagnostic:
         """The problem at its place. A value that came from the environment is shown as the file writes it."""
         message, hint = problem.message, problem.hint
-        _, node = self._find(problem.path)
+        key, node = self._find(problem.path)
         if isinstance(node, ScalarNode) and "${" in node.value:
             value = self._value(problem.path)
             message = message.replace(f"`{value}`", f"`{node.value}`")
             hint = None if problem.derived else hint
-        return self.diagnose(problem.path, message, hint, on_key=problem.on_key)
+        return self._at(key if problem.on_key and key is not None else node, message, hint)
 
     def _value(self, path: Path) -> object:
         value: object = self.data

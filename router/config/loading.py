@@ -62,7 +62,7 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None)
         raise ConfigError([error.diagnostic]) from None
     if root is None:
         what = "empty" if not source.text.strip() else "empty but for comments"
-        raise ConfigError([source.whole_file(f"the file is {what}", "the smallest file that works is `version: 1`")])
+        raise ConfigError([source.unshown(f"the file is {what}", "the smallest file that works is `version: 1`")])
     document = Document(source, root, os.environ if environ is None else environ)
     settings, mistakes = check(document, Path(os.path.abspath(file)), content)
     if settings is None:
@@ -110,8 +110,8 @@ def _text(content: bytes, file: str) -> str:
         hint = "save the file as UTF-8"
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
             message, hint = "the file is UTF-16, not UTF-8", "save the file as UTF-8"
-        raise ConfigError([Diagnostic(file, line, column, 1, message, hint)]) from None
+        raise ConfigError([Source(file, "").unshown(message, hint, line, column)]) from None
 
 
 def _of_file(file: str, message: str, hint: str | None = None) -> Diagnostic:
-    return Source(file, "").whole_file(message, hint)
+    return Source(file, "").unshown(message, hint)

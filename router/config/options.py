@@ -14,7 +14,7 @@ from router.config.schema import options_validator
 from router.config.settings import MAX_RETRIES, MAX_WAIT, AsyncDefaults, AsyncOptions, Backoff, Strategy, Unique
 
 _STRATEGIES = ("fixed", "linear", "exponential")
-_EARLIEST = Unique()
+_UNIQUE = Unique()
 
 
 def async_options(mapping: Mapping[str, object], defaults: AsyncDefaults) -> AsyncOptions:
@@ -83,18 +83,6 @@ def resolve_defaults(given: Mapping[str, object]) -> tuple[AsyncDefaults, list[P
     )
     reader.check_longest_wait(defaults.backoff, attempts, ("tries", "backoff", "backoff_strategy"))
     return defaults, reader.problems
-
-
-def wait_before(backoff: Backoff, retry: int) -> float:
-    """Seconds to wait before retry n, from 1: fixed b, linear b·n, exponential b·2^(n-1), or the list's n-th entry."""
-    seconds = backoff.seconds[min(retry, len(backoff.seconds)) - 1]
-    match backoff.strategy:
-        case "linear":
-            return seconds * retry
-        case "exponential":
-            return seconds * 2.0 ** (retry - 1)
-        case _:
-            return seconds
 
 
 class _Reader:
@@ -183,12 +171,13 @@ class _Reader:
     def unique(self, default: Unique | None) -> Unique | None:
         wanted = self._given.get("uniqueJob", default is not None)
         by = self._given.get("uniqueBy")
-        start = default or _EARLIEST
+        start = default or _UNIQUE
         unique = Unique(
             by=self._payload_paths(by) if isinstance(by, list) else start.by,
             lock_timeout=self.duration("uniqueLockTimeout", start.lock_timeout, positive=True),
         )
-        if wanted is False:
+        # An explicit false beside them is only spelled out, as on the seed page, unless it overrules the default.
+        if wanted is False and ("uniqueJob" not in self._given or default is not None):
             for key in ("uniqueBy", "uniqueLockTimeout"):
                 if key in self._given:
                     self.problem(
@@ -198,12 +187,13 @@ class _Reader:
 
     def check_longest_wait(self, backoff: Backoff, attempts: int, blamed: tuple[str, ...]) -> None:
         key = next((key for key in blamed if key in self._given), None)
-        if key is None or wait_before(backoff, attempts - 1 or 1) <= MAX_WAIT:
+        if key is None or backoff.wait(attempts - 1 or 1) <= MAX_WAIT:
             return
-        first = next(retry for retry in range(1, attempts) if wait_before(backoff, retry) > MAX_WAIT)
+        first = next(retry for retry in range(1, attempts) if backoff.wait(retry) > MAX_WAIT)
+        slower = "`fixed`" if backoff.strategy == "linear" else "`linear` or `fixed`"
         growth = f"{backoff.strategy} from {backoff.seconds[0]:g} s"
         name = "tries" if "tries" in blamed else "retries"
-        hint = f"`{name}: {first}` is the most that works here; or choose `linear` or `fixed`, or list the waits"
+        hint = f"`{name}: {first}` is the most that works here; or choose {slower}, or list the waits"
         self.problem(
             key, f"retry {first} would wait longer than 365 days, the longest that is allowed ({growth})", hint
         )

@@ -18,6 +18,7 @@ import msgspec
 from jsonschema import Draft202012Validator
 
 _FILE = "extensions.schema.json"
+_NOT_AT_RUN_TIME = ("$defs", "propertyNames", "pattern", "title", "description", "default")
 _INTERPOLATED = {"$ref": "#/$defs/interpolated"}
 
 
@@ -64,7 +65,7 @@ def _resolved(node: Any, definitions: Mapping[str, Any]) -> Any:
     return {
         key: _properties(value, definitions) if key == "properties" else _resolved(value, definitions)
         for key, value in node.items()
-        if key not in ("$defs", "propertyNames") and not (key == "pattern" and isinstance(value, str))
+        if key not in _NOT_AT_RUN_TIME
     }
 
 

@@ -12,7 +12,11 @@ from yaml.nodes import Node, ScalarNode
 from router.config.construction import PLAIN_TAG, TAG_PREFIX
 from router.config.diagnostics import Diagnostic, Source
 
+MAX_PIECES = 600_000
+"""Most lines, entries and brackets together: 10,000 handlers have about 150,000. Bounds time and memory."""
+
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_PIECES = ("\n", "\r", ",", ": ", "- ", "? ", "[", "{", "*")
 _TAGS: dict[type[Node], str] = {yaml.MappingNode: TAG_PREFIX + "map", yaml.SequenceNode: TAG_PREFIX + "seq"}
 
 
@@ -43,13 +47,16 @@ def compose(source: Source) -> Node | None:
     """The only document in ``source``; None if there is nothing but comments. Raises YamlError."""
     if forbidden := _FORBIDDEN.search(source.text):
         raise YamlError(_forbidden(source, forbidden))
+    if sum(map(source.text.count, _PIECES)) > MAX_PIECES:
+        message = f"the file has more than {MAX_PIECES:,} lines, entries and brackets"
+        raise YamlError(source.unshown(message, "is this the right file?"))
     parser = _Composer(source.text)
     try:
         return parser.get_single_node()
     except yaml.MarkedYAMLError as error:
         raise YamlError(_translated(source, error)) from None
     except yaml.YAMLError as error:
-        raise YamlError(source.whole_file(f"this is not valid YAML: {error}")) from None
+        raise YamlError(source.unshown(f"this is not valid YAML: {error}")) from None
     finally:
         parser.dispose()
 

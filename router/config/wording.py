@@ -111,12 +111,7 @@ def _type(error: ValidationError, path: Path) -> Iterator[Problem]:
         hint = "put the list under `handlers:`"
     elif isinstance(value, str) and "string" in _types(schema.get("items", {})):
         hint, derived = f"write `{path[-1]}: [{value[:40]}]`", True
-    elif (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and _types(schema) == ["string"]
-        and "import path" not in wanted
-    ):
+    elif kind(value) == "a number" and _types(schema) == ["string"] and "import path" not in wanted:
         hint, derived = f'put quotes around it if it is meant as text: `"{value}"`', True
     elif isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") and "boolean" in _types(schema):
         hint = f"`{value}` is text in YAML 1.2; write `{'true' if value.lower() in ('yes', 'on') else 'false'}`"

@@ -7,6 +7,7 @@ One schema serves broker and lock store, so that any file can be both. ``PRAGMA 
 from __future__ import annotations
 
 import sqlite3
+import time
 
 from router.errors import BrokerRefused
 
@@ -92,5 +93,7 @@ def create(cursor: sqlite3.Cursor) -> None:
     """Make the tables; ``cursor`` is inside a transaction on an empty file."""
     for statement in TABLES:
         cursor.execute(statement)
+    # A file that takes the place of a deleted one must not repeat its ids: a worker may still hold some of those.
+    cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?)", (time.time_ns() // 1000,))
     cursor.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     cursor.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -47,6 +47,10 @@ class _Connection:
         self.file = _file_id(path)
         self.timeout = BUSY_TIMEOUT
 
+    def is_at(self, path: str) -> bool:
+        """Whether ``path`` is still the file that this connection writes to."""
+        return self.file is not None and self.file == _file_id(path)
+
     def wait_at_most(self, seconds: float) -> None:
         if seconds != self.timeout:
             self.cursor.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
@@ -115,7 +119,7 @@ class Database:
                         cursor.execute("ROLLBACK")
                     raise
                 connection.writes += 1
-                if connection.file != _file_id(self.path):
+                if not connection.is_at(self.path):
                     raise DatabaseBusy(f"{self.path} was deleted or replaced while it was written to")
             finally:
                 self._writing.release()
@@ -152,7 +156,7 @@ class Database:
     def _connection(self) -> _Connection:
         connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is not None and connection.raw is not None:
-            if connection.file == _file_id(self.path):
+            if connection.is_at(self.path):
                 return connection
             log.warning("%s was deleted or replaced while it was open; opening it anew", self.path)
             connection.close()

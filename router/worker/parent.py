@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
+import select
 import signal
 import socket
 import time
@@ -69,8 +69,7 @@ class Worker:
         self._pool = Pool(options.concurrency, options.limits, self._hello())
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._consumer = broker.consumer(self._name)
-        self._selector = selectors.DefaultSelector()
-        self._watched: set[int] = set()
+        self._woken_by: socket.socket | None = None
         self._check: Check | None = None
         self._check_wanted: str | None = None
         self._last_error: str | None = None
@@ -107,24 +106,24 @@ class Worker:
 
     def _turn(self) -> None:
         wait = self._patience()
-        ready = self._selector.select(wait)
+        ready = self._wait(wait)
         lost = self._clock.tick(wait)
         if lost:
             log.warning("this worker stood still for %.1f s; running jobs get that time back", lost)
         now = self._clock.now()
-        for key, _ in ready:
-            self._readable(key.data, now)
+        for source in ready:
+            self._readable(source, now)
         self._attend_signals(now)
         self._attend_children(now)
         self._attend_check(now)
         self._desk.check_locks(now)
         self._consumer.settle(self._desk.take_settlements())
-        taken = self._consumer.poll(self._room())
+        room = self._room()
+        taken = self._consumer.poll(room, max(room.values(), default=0))
         self._desk.lost(self._consumer.take_lost())
         self._desk.take(taken, now)
         self._desk.assign(self._pool, now)
         self._consumer.settle(self._desk.take_settlements())
-        self._watch()
         self._report(now)
         self._check_limits(now)
 
@@ -152,20 +151,23 @@ class Worker:
             case socket.socket():
                 source.recv(4096)
 
-    def _watch(self) -> None:
-        """Wait on what there is to wait on now: children, the broker's connections, a check."""
+    def _sources(self) -> dict[int, Any]:
+        """What there is to wait on now, by descriptor. Asked anew each turn: closed numbers come again."""
         sources: dict[int, Any] = {child.pipe.fileno(): child for child in self._pool if not child.pipe.ended}
-        sources |= dict.fromkeys(self._consumer.wait_on(), "broker")
+        sources |= dict.fromkeys(self._consumer.wait_on())
         if self._check is not None:
-            sources[self._check.fileno()] = "check"
-        for fd in self._watched - sources.keys():
-            self._selector.unregister(fd)
-        for fd, source in sources.items():
-            if fd not in self._watched:
-                self._selector.register(fd, selectors.EVENT_READ, source)
-            elif self._selector.get_key(fd).data is not source:
-                self._selector.modify(fd, selectors.EVENT_READ, source)
-        self._watched = set(sources)
+            sources[self._check.fileno()] = None
+        if self._woken_by is not None:
+            sources[self._woken_by.fileno()] = self._woken_by
+        return sources
+
+    def _wait(self, seconds: float) -> list[Any]:
+        """Wait until one of the sources is readable, at most so long; returns those to be read here."""
+        sources = self._sources()
+        poll = select.poll()
+        for fd in sources:
+            poll.register(fd, select.POLLIN)
+        return [sources[fd] for fd, _ in poll.poll(seconds * 1000)]
 
     # -- children --------------------------------------------------------------------------------------------------
 
@@ -251,7 +253,7 @@ class Worker:
                 return
             except BrokerUnavailable as error:
                 log.warning("the broker is out of reach, trying again in %g s: %s", wait, error)
-            self._selector.select(wait)
+            self._wait(wait)
             self._attend_signals(self._clock.now())
             wait = min(wait * 2, 10.0)
 
@@ -263,7 +265,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
-        self._selector.register(ours, selectors.EVENT_READ, ours)
+        self._woken_by = ours
         before = {
             number: signal.signal(number, lambda number, _: self._signals.append(number))
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -275,6 +277,7 @@ class Worker:
             signal.set_wakeup_fd(old_fd)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            self._woken_by = None
             ours.close()
             theirs.close()
 
@@ -364,13 +367,12 @@ class Worker:
         give_up_at = time.monotonic() + FLUSH_WITHIN
         while self._consumer.unsettled and time.monotonic() < give_up_at:
             self._consumer.poll({})
-            self._selector.select(self._consumer.patience())
+            self._wait(self._consumer.patience())
         if self._consumer.unsettled:
             log.error("%d jobs could not be settled; they will run again", self._consumer.unsettled)
         self._consumer.close()
         if self._check is not None:
             self._check.cancel()
-        self._selector.close()
         ended = self._desk.ended
         text = "worker %s stopped: %d succeeded, %d to be retried, %d failed"
         numbers = (ended["succeeded"], ended["retrying"], ended["failed"])

@@ -20,6 +20,7 @@ log = logging.getLogger("router.worker")
 READY_WITHIN = 60.0
 START_WITHIN = 5.0
 STOP_WITHIN = 5.0
+EXIT_WITHIN = 1.0
 FRUITLESS_STARTS = 5
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for a busy child: more isn't sent ahead."""
@@ -41,6 +42,8 @@ class Child:
     stop_by: float | None = None
     """Set when it was told to stop: when it must have ended."""
     killed_for: str | None = None
+    deaf_since: float | None = None
+    """Set when it has closed its pipe."""
     unready: str | None = None
     """Why it could not become ready, in its own words."""
 
@@ -147,7 +150,10 @@ class Pool:
         elif child.stop_by is not None and not child.runs and now > child.stop_by:
             child.kill("did not end when told to")
         elif child.pipe.ended and child.ready and child.stop_by is None:
-            child.kill("closed its pipe")
+            # A dying process closes its pipe before it can be waited for: let it tell its exit code.
+            child.deaf_since = child.deaf_since or now
+            if now - child.deaf_since > EXIT_WITHIN:
+                child.kill("closed its pipe")
         elif child.runs and child.runs[0].phase == "sent" and now - child.runs[0].sent_at > START_WITHIN:
             child.kill(f"did not start a job within {START_WITHIN:g} s")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from watchfiles import watch
+
+# It would log each change of a folder in which the log may lie, and so log that it has logged.
+logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 class Watcher:

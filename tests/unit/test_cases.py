@@ -6,12 +6,14 @@ read each as somebody would at three in the morning before committing it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from router.config import load
+from router.config import AsyncDefaults, AsyncOptions, Backoff, Point, Settings, Unique, load
 from router.errors import ConfigError
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -41,3 +43,126 @@ def test_there_are_many_wrong_files() -> None:
 def test_every_expected_output_belongs_to_a_file() -> None:
     outputs = {path.stem for path in (CASES / "invalid").glob("*.txt")}
     assert outputs == {path.stem for path in INVALID}
+
+
+def _valid(name: str) -> Settings:
+    return load(CASES / "valid" / name, environ={}).settings
+
+
+def _options(settings: Settings) -> dict[str, AsyncOptions]:
+    return {
+        route.handler.removeprefix("m:"): route.options
+        for point in settings.points
+        for route in point.routes
+        if route.options
+    }
+
+
+def test_a_version_is_enough_and_everything_else_has_its_default() -> None:
+    settings = _valid("smallest.yaml")
+    folder = (CASES / "valid").resolve()
+    assert settings == Settings(
+        path=str(folder / "smallest.yaml"),
+        hash=hashlib.sha256(b"version: 1\n").hexdigest(),
+        broker_url=f"sqlite:///{folder}/router.db",
+    )
+
+
+def test_sections_whose_content_is_commented_out_count_as_missing() -> None:
+    settings = _valid("empty_sections.yaml")
+    assert settings.defaults == AsyncDefaults()
+    assert [(point.name, point.routes) for point in settings.points] == [("order.placed", ()), ("order.paid", ())]
+
+
+def test_the_file_of_the_design_means_what_the_design_says() -> None:
+    settings = _valid("config/design.yaml")
+    folder = (CASES / "valid").resolve()
+    assert settings.broker_url == f"sqlite:///{folder}/var/router.db"
+    assert settings.locks_url == f"sqlite:///{folder}/var/locks.db"
+    assert settings.bootstrap == "shop.extensions:setup"
+    assert settings.concurrency == {"heavy": 1}
+    (point,) = settings.points
+    assert point.event == "shop.events:OrderPlaced"
+    assert point.schema == {"type": "object", "required": ["order_id"]}
+    assert [route.id for route in point.routes] == [
+        "shop.inventory:update_stock",
+        "confirmation",
+        "shop.catalog:import_products",
+        "shop.billing:invoice",
+    ]
+    stock, confirmation, catalog, invoice = (route.options for route in point.routes)
+    assert stock is None
+    assert confirmation == AsyncOptions(
+        queue="notifications",
+        delay=60.0,
+        max_attempts=5,
+        backoff=Backoff("exponential", (10.0,)),
+        timeout=120.0,
+        on_failure="shop.alerts:notify_admin",
+        on_retry="shop.alerts:log_retry",
+    )
+    assert catalog is not None
+    assert catalog.max_attempts == 5
+    assert catalog.backoff == Backoff(None, (10.0, 30.0, 60.0, 300.0))
+    assert catalog.unique == Unique(("catalog_id",), 3600.0)
+    assert invoice == AsyncOptions("default", 0.0, 3, Backoff("exponential", (10.0,)), 600.0)
+
+
+def test_the_hash_covers_the_file_and_the_schemas_it_names() -> None:
+    parts = [CASES / "valid/config/design.yaml", CASES / "valid/schemas/order_placed.json"]
+    assert (
+        _valid("config/design.yaml").hash == hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+    )
+
+
+def test_lower_priorities_come_first_and_ties_keep_the_order_of_the_file() -> None:
+    handlers = [route.handler for route in _valid("order.yaml").points[0].routes]
+    assert handlers == ["m:first", "m:second", "m:third", "m:fourth", "m:fifth"]
+
+
+def test_routes_inherit_the_defaults_and_override_them_one_by_one() -> None:
+    settings = _valid("defaults.yaml")
+    unique = Unique(("order.id",), 86400.0)
+    linear = Backoff("linear", (60.0,))
+    defaults = AsyncDefaults("mail", 4, linear, 5.0, 7200.0, "shop.alerts:failed", "shop.alerts:retried", unique)
+    assert settings.defaults == defaults
+    options = _options(settings)
+    inherited = AsyncOptions("mail", 5.0, 4, linear, 7200.0, "shop.alerts:failed", "shop.alerts:retried", unique)
+    assert options["inherits"] == inherited
+    assert options["overrides"] == structs.replace(
+        inherited,
+        queue="own",
+        delay=0.0,
+        max_attempts=2,
+        backoff=Backoff("fixed", (3.0,)),
+        timeout=9.0,
+        unique=Unique(("x",), 7.0),
+    )
+    assert options["not_unique"].unique is None
+    assert options["listed"].backoff == Backoff(None, (1.0, 2.0, 180.0))
+    assert options["listed"].max_attempts == 4
+    assert options["listed_with_retries"].max_attempts == 9
+
+
+def test_a_list_as_default_backoff_gives_the_default_number_of_attempts() -> None:
+    settings = _valid("default_list.yaml")
+    assert settings.defaults.tries == 3
+    options = _options(settings)
+    assert options["inherits"].backoff == Backoff(None, (10.0, 30.0))
+    assert options["grows"].backoff == Backoff("exponential", (5.0,))
+
+
+def test_merge_keys_give_way_to_explicit_keys_and_the_first_of_several_wins() -> None:
+    options = _options(_valid("anchors.yaml"))
+    assert [(o.queue, o.max_attempts, o.timeout) for o in options.values()] == [
+        ("slow", 2, 3600.0),
+        ("slow", 9, 3600.0),
+        ("merged", 7, 3600.0),
+        ("slow", 2, 3600.0),
+    ]
+
+
+def test_types_are_those_of_yaml_1_2() -> None:
+    settings = _valid("core_types.yaml")
+    assert settings.concurrency == {"on": 17, "no": 15, "12-30": 31}
+    assert settings.points[0] == Point("yes", description="12:30", interruptible=True)

@@ -1,0 +1,97 @@
+"""What the commands share: options, output, how errors end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from router.app.router import Router
+from router.config import find, load
+from router.errors import ConfigNotFound, RouterError
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="The file; else $ROUTER_CONFIG, extensions.yaml, config/extensions.yaml.",
+    ),
+]
+
+
+class Format(StrEnum):
+    """How data is shown."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="Text for people, or JSON.")]
+
+
+class UsageError(RouterError):
+    """The command was called wrongly; exit code 2."""
+
+
+def error(message: str) -> None:
+    """Say on stderr what went wrong."""
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+
+
+def print_json(data: Any) -> None:
+    """Data as indented JSON on stdout."""
+    typer.echo(json.dumps(msgspec.to_builtins(data), indent=2, ensure_ascii=False))
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout, as wide as the terminal; where there is none, as wide as it needs to be."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(table)
+
+
+def exit_code(problem: RouterError) -> int:
+    """2: wrong usage or no such file; 1: it found something wrong."""
+    return 2 if isinstance(problem, UsageError | ConfigNotFound) else 1
+
+
+@contextmanager
+def open_router(config: str | None) -> Iterator[Router]:
+    """The Router of the file, bootstrap included; closed at the end."""
+    router = Router(config)
+    try:
+        yield router
+    finally:
+        router.close()
+
+
+@contextmanager
+def open_broker(config: str | None) -> Iterator[Router]:
+    """A Router that mostly its broker is wanted of. A broken bootstrap is no obstacle; its routes are unknown then."""
+    settings = load(find(config)).settings
+    try:
+        router = Router.from_settings(settings)
+    except Exception as problem:  # noqa: BLE001 - bootstrap is user code; operators must see their jobs all the same
+        error(f"bootstrap fails, so its routes are unknown here: {type(problem).__name__}: {problem}")
+        router = Router.from_settings(msgspec.structs.replace(settings, bootstrap=None))
+    try:
+        yield router
+    finally:
+        router.close()
+
+
+def on_terminal() -> bool:
+    """Whether somebody is watching stderr."""
+    return sys.stderr.isatty()

@@ -1,0 +1,188 @@
+"""``router dispatch``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from router.app.default import set_default
+from router.app.dispatch import Dispatch
+from router.app.router import BULK, Router
+from router.cli.common import ConfigOption, Format, FormatOption, UsageError, on_terminal, open_router, print_json
+from router.errors import DispatchError, RouterError
+
+
+class _Line(msgspec.Struct):
+    point: str
+    payload: dict[str, Any] = {}
+
+
+def dispatch(
+    point: Annotated[str | None, typer.Argument(help="The extension point.")] = None,
+    payload: Annotated[
+        str | None, typer.Option("--payload", "-p", metavar="JSON|@FILE|-", help="The payload; - reads stdin.")
+    ] = None,
+    delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Let the jobs wait so long.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Put the jobs into this queue.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE.jsonl|-", help='Many: a line is {"point": ..., "payload": {...}}.'),
+    ] = None,
+    skip: Annotated[int, typer.Option(min=0, help="With --from: leave out so many lines.")] = 0,
+    config: ConfigOption = None,
+    format: FormatOption = Format.TEXT,
+) -> None:
+    """Raise an extension point: run its synchronous handlers here, queue the others."""
+    if (point is None) == (source is None):
+        raise UsageError("give a POINT, or many by --from FILE.jsonl")
+    if source is not None and (payload or delay or queue):
+        raise UsageError("--payload, --delay and --queue go with a POINT, not with --from")
+    with open_router(config) as router:
+        set_default(router)
+        if source is not None:
+            _dispatch_file(router, source, skip, format)
+        elif point is not None:
+            _dispatch_one(router, point, _read_payload(payload), delay, queue, format)
+
+
+def _dispatch_one(
+    router: Router, point: str, payload: Any, delay: str | None, queue: str | None, format: Format
+) -> None:
+    try:
+        done = router.dispatch(point, payload, delay=delay, queue=queue)
+    except ValueError as error:
+        raise error if isinstance(error, RouterError) else UsageError(str(error)) from error
+    if format is Format.JSON:
+        print_json(_as_data(done))
+        return
+    typer.echo(f"dispatched {point}, event {done.event_id}")
+    for route, result in done.results.items():
+        typer.echo(f"  ran        {route} -> {result!r}")
+    for route, problem in done.errors.items():
+        typer.echo(f"  error in   {route}: {type(problem).__name__}: {problem}")
+    if done.stopped_by:
+        typer.echo(f"  stopped by {done.stopped_by}: nothing was queued")
+    for route, job in done.jobs.items():
+        typer.echo(f"  queued     {route} job {job}")
+    for route, holder in done.duplicates:
+        typer.echo(f"  duplicate  {route}: job {holder} is not done yet")
+
+
+def _as_data(done: Dispatch) -> dict[str, Any]:
+    return {
+        "event_id": done.event_id,
+        "results": {route: _encodable(result) for route, result in done.results.items()},
+        "errors": {route: f"{type(error).__name__}: {error}" for route, error in done.errors.items()},
+        "jobs": dict(done.jobs),
+        "duplicates": [list(pair) for pair in done.duplicates],
+        "stopped_by": done.stopped_by,
+    }
+
+
+def _encodable(result: Any) -> Any:
+    try:
+        return msgspec.to_builtins(result)
+    except TypeError:
+        return repr(result)
+
+
+def _read_payload(text: str | None) -> Any:
+    if text is None:
+        return {}
+    where = "--payload"
+    if text == "-":
+        text, where = sys.stdin.read(), "stdin"
+    elif text.startswith("@"):
+        where = text[1:]
+        try:
+            text = Path(where).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--payload: {where} can't be read: {error}") from error
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{where} is no JSON: {error}") from error
+
+
+def _dispatch_file(router: Router, source: str, skip: int, format: Format) -> None:
+    with ExitStack() as stack:
+        lines = sys.stdin.buffer if source == "-" else stack.enter_context(_open(source))
+        total = None if source == "-" else sum(1 for _ in lines) - skip
+        if source != "-":
+            lines.seek(0)
+        progress = stack.enter_context(
+            Progress(
+                TextColumn("dispatching"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                disable=not on_terminal(),
+            )
+        )
+        task = progress.add_task("dispatching", total=total)
+        events = _Events(lines, skip)
+        jobs = duplicates = 0
+        while True:
+            before = events.number
+            try:
+                done = router.dispatch_many(itertools.islice(events, BULK))
+            except DispatchError as error:
+                raise RouterError(
+                    f"{source}: {error}. Of the lines {before + 1} to {events.number}, {len(error.confirmed)} jobs are "
+                    f"queued and {len(error.unconfirmed)} aren't; all lines before them are done: --skip {before}"
+                ) from error
+            except Exception as error:
+                words = str(error) if isinstance(error, RouterError) else f"{type(error).__name__}: {error}"
+                raise RouterError(
+                    f"{source}:{events.number}: {words}\n"
+                    f"All lines before it are done; go on behind it with --skip {events.number}"
+                ) from error
+            if not done:
+                break
+            jobs += sum(len(event.jobs) for event in done)
+            duplicates += sum(len(event.duplicates) for event in done)
+            progress.update(task, advance=len(done))
+    count = events.number - skip
+    if format is Format.JSON:
+        print_json({"events": count, "jobs": jobs, "duplicates": duplicates})
+    else:
+        more = f", {duplicates} duplicates" if duplicates else ""
+        typer.echo(f"dispatched {count} events: {jobs} jobs queued{more}")
+
+
+class _Events:
+    """The events of a file, one a line; ``number`` is that of the line read last."""
+
+    def __init__(self, lines: IO[bytes], skip: int) -> None:
+        self._lines = itertools.islice(lines, skip, None)
+        self._decoder = msgspec.json.Decoder(_Line)
+        self.number = skip
+
+    def __iter__(self) -> _Events:
+        return self
+
+    def __next__(self) -> tuple[str, Any]:
+        line = next(self._lines)
+        self.number += 1
+        try:
+            event = self._decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RouterError(f'{error}; a line is {{"point": "order.placed", "payload": {{...}}}}') from error
+        return event.point, event.payload
+
+
+def _open(path: str) -> IO[bytes]:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UsageError(f"--from: {path} can't be read: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,65 @@
+"""``router status``."""
+
+from __future__ import annotations
+
+import time
+
+import typer
+from rich.table import Table
+
+from router.brokers.base import Counts, WorkerState
+from router.cli.common import ConfigOption, Format, FormatOption, open_broker, print_json, print_table
+from router.config import mask_url
+
+
+def status(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> None:
+    """Show what is queued, delayed, running and failed, and which workers are alive."""
+    with open_broker(config) as router:
+        counts = router.broker.counts(router.table.queues())
+        workers = router.broker.workers()
+        url = mask_url(router.table.settings.broker_url)
+        namespace = router.table.settings.namespace
+    if format is Format.JSON:
+        print_json({"broker": url, "namespace": namespace, "counts": counts, "workers": workers})
+        return
+    now = time.time()
+    typer.echo(f"broker {url}, namespace {namespace}\n")
+    _show_queues(counts, now)
+    typer.echo(f"\nin all: {_number(counts.delayed)} delayed, {_number(counts.failed)} failed\n")
+    _show_workers(workers, now)
+
+
+def _show_queues(counts: Counts, now: float) -> None:
+    table = Table("queue", "ready", "delayed", "running", "failed", "oldest", box=None)
+    for name, queue in sorted(counts.queues.items()):
+        numbers = (queue.ready, queue.delayed, queue.running, queue.failed)
+        oldest = "-" if queue.oldest is None else _age(now - queue.oldest)
+        table.add_row(name, *map(_number, numbers), oldest)
+    print_table(table)
+
+
+def _show_workers(workers: list[WorkerState], now: float) -> None:
+    if not workers:
+        typer.echo("no worker is alive; start one: router run-worker")
+    for worker in workers:
+        typer.echo(
+            f"worker {worker.name} (pid {worker.pid} on {worker.host}), up {_age(now - worker.started_at)}, "
+            f"table generation {worker.generation} ({worker.table_hash[:8]}), {len(worker.running)} running"
+        )
+        for queue, job, route, started_at in worker.running:
+            typer.echo(f"  running {route} (queue {queue}) job {job} for {_age(now - started_at)}")
+        if worker.last_error:
+            typer.secho("  its file can't be used; the last good table is in force:", fg="red")
+            typer.echo("    " + worker.last_error.replace("\n", "\n    "))
+
+
+def _number(count: int | None) -> str:
+    return "unknown" if count is None else str(count)
+
+
+def _age(seconds: float) -> str:
+    seconds = max(seconds, 0.0)
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f}{unit}"
+    return f"{seconds:.1f}s"

@@ -1,0 +1,135 @@
+"""The shop at the root of a checkout: every command does something real with no option but the broker's place."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+
+
+class Checkout:
+    """The root of the checkout, with the broker and the journal elsewhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = folder / "shop.jsonl"
+        self._env = {name: value for name, value in os.environ.items() if name != "ROUTER_CONFIG"} | {
+            "ROUTER_BROKER_URL": f"sqlite:///{folder}/router.db",
+            "ROUTER_LOCKS_URL": f"sqlite:///{folder}/locks.db",
+            "SHOP_JOURNAL": str(self.journal),
+        }
+
+    def router(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command there."""
+        command = [str(Path(sys.executable).with_name("router")), *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_the_file_is_fine(checkout: Checkout) -> None:
+    assert "fine" in checkout.router("validate").stdout
+
+
+def test_routes_spell_out_order_queue_and_waits(checkout: Checkout) -> None:
+    shown = checkout.router("routes", "order.placed").stdout
+    assert "shop.mail:send_confirmation as confirmation" in shown
+    assert "after 1m; 5 attempts; waits 10s, 20s, 40s, 80s; timeout 2m" in shown
+    assert shown.index("shop.billing:process_payment") < shown.index("shop.mail:SendOrderNotification")
+
+
+def test_an_order_runs_what_is_sync_and_a_worker_the_rest(checkout: Checkout) -> None:
+    sent = json.loads(checkout.router("dispatch", "order.placed", "-p", '{"order_id": 7}', "--format", "json").stdout)
+    assert "shop.inventory:update_stock" in sent["results"]
+    queues = json.loads(checkout.router("status", "--format", "json").stdout)["counts"]["queues"]
+    assert queues["notifications"]["ready"] == queues["notifications"]["delayed"] == 1
+    checkout.router("run-worker", "--max-jobs", "2")
+    what = [json.loads(line)["what"] for line in checkout.journal.read_text().splitlines()]
+    assert {"mail.sent", "invoice.booked"} <= set(what)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["validate", "nix.yaml"], 2, "there is no file"),
+        (["dispatch", "order.plcd"], 1, "did you mean 'order.placed'"),
+        (["dispatch", "order.placed", "-p", "{"], 2, "no JSON"),
+        (["dispatch", "order.placed", "-p", "@nix.json"], 2, "can't be read"),
+        (["dispatch", "order.placed", "-p", '{"order_id": "x"}'], 1, "order_id"),
+        (["dispatch"], 2, "POINT"),
+        (["routes", "order.plcd"], 2, "order.placed"),
+        (["run-worker", "--queue", "lowe"], 2, "low"),
+        (["failed", "show", "nix"], 2, "no failed job"),
+        (["failed", "retry"], 2, "--all"),
+        (["dispatc"], 2, "dispatch"),
+    ],
+)
+def test_wrong_use_is_told_without_a_traceback(checkout: Checkout, arguments: list[str], code: int, said: str) -> None:
+    done = checkout.router(*arguments, code=code)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_line_that_is_no_event_names_its_line_and_where_to_go_on(checkout: Checkout, tmp_path: Path) -> None:
+    source = tmp_path / "events.jsonl"
+    good = json.dumps({"point": "day.ended", "payload": {"day": "Monday"}})
+    source.write_text(f"{good}\n{good}\nnonsense\n{good}\n")
+    done = checkout.router("dispatch", "--from", str(source), code=1)
+    assert f"{source}:3:" in done.stderr
+    assert "--skip 3" in done.stderr
+    assert "dispatched 1 events: 2 jobs" in checkout.router("dispatch", "--from", str(source), "--skip", "3").stdout
+    queues = json.loads(checkout.router("status", "--format", "json").stdout)["counts"]["queues"]
+    assert queues["low"]["ready"] == 6
+
+
+def test_the_readme_shows_only_what_runs(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    blocks = [block.split("\n", 1) for block in text.split("```")[1::2]]
+    code = dict(blocks)
+    for command in ("make demo", "make test"):
+        assert command in text
+        assert f"\n{command.split()[1]}: setup" in (ROOT / "Makefile").read_text()
+    (tmp_path / "extensions.yaml").write_text(code["yaml"])
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "inventory.py").write_text("def update_stock(event): return 'taken'\n")
+    (tmp_path / "shop" / "mail.py").write_text("def send_confirmation(event): ...\n")
+    checks = "\nassert done.results == {'shop.inventory:update_stock': 'taken'}\nassert len(done.jobs) == 1\n"
+    (tmp_path / "program.py").write_text(code["python"] + checks)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ROUTER_")}
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_failed_job_of_a_route_that_the_bootstrap_registers_can_be_retried(tmp_path: Path) -> None:
+    (tmp_path / "extensions.yaml").write_text(
+        'version: 1\nbroker: {url: "sqlite:///router.db"}\npythonpath: [.]\nbootstrap: wiring:setup\n'
+    )
+    (tmp_path / "wiring.py").write_text(
+        "def fails(event): raise ValueError('no')\n\n"
+        "def setup(router): router.register_async('raised', 'wiring:fails', queue='emails', retries=1)\n"
+    )
+    router = str(Path(sys.executable).with_name("router"))
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ROUTER_")}
+
+    def run(*arguments: str) -> str:
+        command = [router, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run("dispatch", "raised")
+    run("run-worker", "--stop-when-empty", "--concurrency", "1")
+    assert "1 jobs are queued again" in run("failed", "retry", "--all")
+    (tmp_path / "wiring.py").write_text("raise RuntimeError('broken')\n")
+    assert "bootstrap fails" in run("status")

@@ -1,0 +1,211 @@
+"""Options of the worker, callbacks after crashes, and jobs that this worker can't run."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import App
+
+from router.brokers import connect
+from router.brokers.base import Outgoing
+
+WORK = """
+import json, os, sys
+import router
+
+def write(what, **details):
+    line = json.dumps({"what": what, "pid": os.getpid(), **details}) + "\\n"
+    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, line.encode())
+    os.close(fd)
+
+def quick(event):
+    write("quick")
+
+kept = []
+
+def greedy(event):
+    kept.append(bytearray(40_000_000))
+    write("greedy")
+
+def dies(event, context):
+    write("dies", attempt=context.attempt)
+    os._exit(3)
+
+def exits(event):
+    sys.exit("enough")
+
+def asks(event, context):
+    write("asks", attempt=context.attempt)
+    if context.attempt == 1:
+        raise router.Retry("not yet", delay=0.2)
+    raise router.Fail("no use")
+
+def on_retry(attempt, error):
+    write("on_retry", attempt=attempt, error=type(error).__name__)
+
+def on_failure(error, event):
+    write("on_failure", error=type(error).__name__, event=event)
+    raise RuntimeError("callbacks may fail, too")
+
+def chains(event, context):
+    done = router.dispatch("chained", {})
+    write("chains", job=context.job_id, correlation=context.correlation_id)
+
+def chained(event, context):
+    write("chained", correlation=context.correlation_id)
+"""
+
+FILE = """
+version: 1
+pythonpath: ["."]
+unknownRouteFor: 2s
+async: {backoff: 100ms, backoff_strategy: fixed}
+broker: {url: "${ROUTER_BROKER_URL}", namespace: "${ROUTER_NAMESPACE}"}
+extensions:
+  quick: {handlers: [{handler: "work:quick", async: true}]}
+  greedy: {handlers: [{handler: "work:greedy", async: true}]}
+  dies:
+    handlers: [{handler: "work:dies", async: {retries: 2, onRetry: "work:on_retry", onFailure: "work:on_failure"}}]
+  exits: {handlers: [{handler: "work:exits", async: {retries: 1}}]}
+  asks:
+    handlers: [{handler: "work:asks", async: {onRetry: "work:on_retry", onFailure: "work:on_failure"}}]
+  chains: {handlers: [{handler: "work:chains", async: true}]}
+  chained: {handlers: [{handler: "work:chained", async: true}]}
+"""
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], tmp_path: Path) -> App:
+    (tmp_path / "work.py").write_text(WORK)
+    return make_app(FILE)
+
+
+def work_off(app: App, *options: str) -> str:
+    """Run a worker until nothing is left; what it logged."""
+    worker = app.start_worker("--concurrency", "1", "--stop-when-empty", *options)
+    assert worker.wait() == 0
+    return worker.log()
+
+
+def test_a_child_is_replaced_after_so_many_jobs(app: App) -> None:
+    for _ in range(5):
+        app.router("dispatch", "quick")
+    work_off(app, "--max-jobs-per-child", "2")
+    pids = [line["pid"] for line in app.journal("quick")]
+    assert len(set(pids)) == 3
+    assert pids == sorted(pids, key=pids.index)
+
+
+def test_a_child_that_has_used_much_memory_is_replaced(app: App) -> None:
+    for _ in range(3):
+        app.router("dispatch", "greedy")
+    work_off(app, "--max-memory-per-child", "100M")
+    assert len({line["pid"] for line in app.journal("greedy")}) >= 2
+
+
+def test_callbacks_run_after_a_crash_with_what_is_left_of_the_exception(app: App) -> None:
+    app.router("dispatch", "dies", "-p", '{"n": 1}')
+    log = work_off(app)
+    assert [line["attempt"] for line in app.journal("dies")] == [1, 2]
+    assert [(line["attempt"], line["error"]) for line in app.journal("on_retry")] == [(1, "ChildDied")]
+    (failure,) = app.journal("on_failure")
+    assert (failure["error"], failure["event"]) == ("ChildDied", {"n": 1})
+    assert "callbacks may fail, too" in log
+    (job,) = app.failed()
+    assert job["reason"] == "attempts"
+    assert "exited with code 3" in job["error"]
+
+
+def test_retry_and_fail_do_as_they_say(app: App) -> None:
+    app.router("dispatch", "asks")
+    log = work_off(app)
+    assert "next in 200ms" in log
+    assert [line["attempt"] for line in app.journal("asks")] == [1, 2]
+    assert [line["error"] for line in app.journal("on_retry")] == ["Retry"]
+    assert [line["error"] for line in app.journal("on_failure")] == ["Fail"]
+    (job,) = app.failed()
+    assert (job["reason"], len(job["history"])) == ("fail", 2)
+
+
+def test_sys_exit_in_a_handler_is_its_failure_not_the_childs_end(app: App) -> None:
+    app.router("dispatch", "exits")
+    log = work_off(app)
+    assert "SystemExit: enough" in log
+    assert "ended: exited" not in log
+
+
+def test_what_a_handler_dispatches_belongs_to_the_same_correlation(app: App) -> None:
+    app.router("dispatch", "chains")
+    work_off(app)
+    (cause,), (effect,) = app.journal("chains"), app.journal("chained")
+    assert cause["correlation"] == effect["correlation"]
+
+
+def test_the_json_log_has_a_line_for_each_step_of_a_job(app: App) -> None:
+    app.router("dispatch", "asks")
+    log = work_off(app, "--log-format", "json")
+    events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    steps = [event["event"] for event in events if str(event.get("event", "")).startswith("job.")]
+    assert steps == ["job.started", "job.retrying", "job.started", "job.failed"]
+    retrying = next(event for event in events if event.get("event") == "job.retrying")
+    assert (retrying["attempt"], retrying["wait"], retrying["route"]) == (1, 0.2, "work:asks")
+
+
+def test_max_time_ends_an_idle_worker(app: App) -> None:
+    worker = app.start_worker("--concurrency", "1", "--max-time", "1s")
+    assert worker.wait() == 0
+    assert "--max-time" in worker.log()
+
+
+def publish(app: App, *bodies: bytes) -> None:
+    broker = connect(app.env["ROUTER_BROKER_URL"], app.env["ROUTER_NAMESPACE"])
+    broker.publish([Outgoing(f"raw-{number}", "p", "default", body) for number, body in enumerate(bodies)])
+    broker.close()
+
+
+def test_what_nobody_can_run_waits_and_what_nobody_can_read_fails_at_once(app: App) -> None:
+    known = {"v": 1, "point": "quick", "event": {}, "dispatched_at": 1.0, "correlation": "c"}
+    publish(
+        app,
+        b"\xff\x00 no job",
+        json.dumps({**known, "job": "newer-route", "route": "work:newer"}).encode(),
+        json.dumps({"v": 9, "job": "newer-version", "point": "quick", "route": "work:quick"}).encode(),
+    )
+    app.router("dispatch", "quick")
+    log = work_off(app)
+    assert len(app.journal("quick")) == 1
+    failed = {job["job"]: job for job in app.failed()}
+    assert failed["newer-route"]["reason"] == failed["newer-version"]["reason"] == "unknown_route"
+    assert log.count("waiting") >= 2
+    (undecodable,) = (job for job in failed.values() if job["reason"] == "undecodable")
+    assert "no job" in undecodable["bytes"]
+
+
+def test_a_job_that_was_handed_out_forty_times_is_poison_and_the_others_go_on(app: App) -> None:
+    app.router("dispatch", "chained")
+    path = app.env["ROUTER_BROKER_URL"].removeprefix("sqlite:///")
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE jobs SET claim = 39 WHERE namespace = ?", (app.env["ROUTER_NAMESPACE"],))
+    for _ in range(3):
+        app.router("dispatch", "quick")
+    work_off(app)
+    (job,) = app.failed()
+    assert (job["reason"], job["point"]) == ("poison", "chained")
+    assert len(app.journal("quick")) == 3
+
+
+def test_a_suspect_job_runs_alone_and_then_everything_goes_on_as_before(app: App) -> None:
+    app.router("dispatch", "chained")
+    path = app.env["ROUTER_BROKER_URL"].removeprefix("sqlite:///")
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE jobs SET claim = 25 WHERE namespace = ?", (app.env["ROUTER_NAMESPACE"],))
+    for _ in range(3):
+        app.router("dispatch", "quick")
+    work_off(app)
+    assert len(app.journal("quick")) == 3
+    assert len(app.journal("chained")) == 1

@@ -1,0 +1,123 @@
+"""Hot reload, signals, and workers that can't start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import App
+
+WORK = """
+import json, os, time
+
+def write(what):
+    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, (json.dumps({"what": what}) + "\\n").encode())
+    os.close(fd)
+
+def first(event):
+    write("VERSION")
+
+def second(event):
+    write("second")
+
+def slow(event):
+    write("slow.start")
+    time.sleep(2)
+    write("slow.end")
+"""
+
+FILE = """
+version: 1
+pythonpath: ["."]
+broker: {url: "${ROUTER_BROKER_URL}", namespace: "${ROUTER_NAMESPACE}"}
+extensions:
+  raised: {handlers: [{handler: "work:first", async: true}]}
+  slow: {handlers: [{handler: "work:slow", async: true}]}
+"""
+WITH_SECOND = FILE.replace(
+    '"work:first", async: true}', '"work:first", async: true}, {handler: "work:second", async: true}'
+)
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], tmp_path: Path) -> App:
+    (tmp_path / "work.py").write_text(WORK.replace("VERSION", "first"))
+    return make_app(FILE)
+
+
+def last_error(app: App) -> str | None:
+    workers = app.router("status", "--format", "json").json()["workers"]
+    return workers[0]["last_error"] if workers else None
+
+
+def test_an_edited_file_is_in_force_without_a_restart(app: App) -> None:
+    worker = app.start_worker("--concurrency", "1")
+    app.router("dispatch", "raised")
+    app.wait_for("first")
+    app.config.write_text(WITH_SECOND)
+    app.wait_until(lambda: "generation 2 is in force" in worker.log())
+    assert "added work:second of raised" in worker.log()
+    app.router("dispatch", "raised")
+    app.wait_for("second")
+
+
+def test_a_broken_edit_leaves_the_last_good_table_in_force_and_says_why(app: App) -> None:
+    worker = app.start_worker("--concurrency", "1")
+    app.wait_until(lambda: app.router("status", "--format", "json").json()["workers"])
+    app.config.write_text(FILE.replace("work:slow", "work:slwo"))
+    app.wait_until(lambda: last_error(app))
+    assert "did you mean 'slow'" in (last_error(app) or "")
+    assert "generation 1 stays in force" in worker.log()
+    app.config.write_text(FILE)
+    app.wait_until(lambda: "generation 2 is in force" in worker.log())
+    app.wait_until(lambda: last_error(app) is None)
+    app.router("dispatch", "raised")
+    app.wait_for("first")
+
+
+def test_sighup_puts_edited_handler_code_in_force(app: App) -> None:
+    worker = app.start_worker("--concurrency", "1")
+    app.router("dispatch", "raised")
+    app.wait_for("first")
+    (app.folder / "work.py").write_text(WORK.replace("VERSION", "edited"))
+    os.kill(worker.pid, signal.SIGHUP)
+    app.wait_until(lambda: "generation 2 is in force" in worker.log())
+    app.router("dispatch", "raised")
+    app.wait_for("edited")
+
+
+def test_sigterm_lets_the_running_job_finish_and_gives_the_others_back(app: App) -> None:
+    worker = app.start_worker("--concurrency", "1")
+    app.router("dispatch", "slow")
+    app.router("dispatch", "slow")
+    app.wait_for("slow.start")
+    worker.process.terminate()
+    assert worker.wait() == 0
+    assert len(app.journal("slow.start")) == len(app.journal("slow.end")) == 1
+    assert app.status()["queues"]["default"]["ready"] == 1
+
+
+def test_a_second_signal_ends_it_now_and_the_job_pays_no_attempt(app: App) -> None:
+    worker = app.start_worker("--concurrency", "1")
+    app.router("dispatch", "slow")
+    app.wait_for("slow.start")
+    worker.process.terminate()
+    app.wait_until(lambda: "stopping (SIGTERM)" in worker.log())
+    worker.process.terminate()
+    assert worker.wait() == 0
+    assert not app.journal("slow.end")
+    assert app.status()["queues"]["default"]["ready"] == 1
+    again = app.start_worker("--concurrency", "1", "--stop-when-empty")
+    assert again.wait() == 0
+    assert "attempt 1 of 3 in 2." in again.log()
+
+
+def test_a_file_that_is_wrong_starts_nothing(app: App) -> None:
+    app.config.write_text(FILE.replace("work:slow", "wrok:slow"))
+    done = app.router("run-worker", code=1)
+    assert "there is no module 'wrok'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,127 @@
+"""What every lock store promises; see router/locks/base.py."""
+
+from __future__ import annotations
+
+import threading
+
+from broker_harness import Clock
+
+from router.locks.base import Claim, Held, Locks, Superseded, Taken
+
+
+def claim(job: str = "j", round: int = 1, attempt: int = 1, key: str = "k") -> Claim:
+    return Claim(key, job, round, attempt)
+
+
+def test_a_free_key_is_taken(locks: Locks) -> None:
+    assert locks.holder("k") is None
+    assert locks.hold(claim(), 10) == Held()
+    assert locks.holder("k") == claim()
+    assert locks.holder("other") is None
+
+
+def test_another_job_is_turned_away_and_changes_nothing(locks: Locks, clock: Clock) -> None:
+    locks.hold(claim(), 10)
+    assert locks.hold(claim("other", 9, 9), 1000) == Taken("j")
+    assert locks.extend(claim("other", 9, 9), 1000) is False
+    assert locks.free(claim("other", 9, 9)) is False
+    assert locks.holder("k") == claim()
+    clock.time += 10
+    assert locks.holder("k") is None
+
+
+def test_the_same_job_raises_its_value_and_lease(locks: Locks, clock: Clock) -> None:
+    locks.hold(claim(), 10)
+    clock.time += 9
+    assert locks.hold(claim(attempt=2), 10) == Held()
+    assert locks.hold(claim(round=2, attempt=1), 10) == Held()
+    clock.time += 9
+    assert locks.holder("k") == claim(round=2)
+
+
+def test_the_same_value_starts_the_lease_afresh(locks: Locks, clock: Clock) -> None:
+    locks.hold(claim(), 10)
+    clock.time += 9
+    assert locks.hold(claim(), 10) == Held()
+    clock.time += 9
+    assert locks.holder("k") == claim()
+
+
+def test_a_lower_value_is_superseded_and_changes_nothing(locks: Locks, clock: Clock) -> None:
+    locks.hold(claim(round=2, attempt=1), 10)
+    for stale in (claim(round=1, attempt=7), claim(round=1, attempt=1)):
+        assert locks.hold(stale, 1000) == Superseded()
+        assert locks.extend(stale, 1000) is False
+        assert locks.free(stale) is False
+    assert locks.holder("k") == claim(round=2)
+    clock.time += 10
+    assert locks.hold(claim(), 10) == Held()
+
+
+def test_an_expired_lock_is_anybodys(locks: Locks, clock: Clock) -> None:
+    locks.hold(claim(round=3), 10)
+    clock.time += 10
+    assert locks.holder("k") is None
+    assert locks.free(claim(round=3)) is False
+    assert locks.hold(claim("other"), 10) == Held()
+    assert locks.holder("k") == claim("other")
+
+
+def test_extend_lengthens_and_raises_what_is_held(locks: Locks, clock: Clock) -> None:
+    locks.hold(claim(), 10)
+    assert locks.extend(claim(), 100) is True
+    clock.time += 50
+    assert locks.holder("k") == claim()
+    assert locks.extend(claim(attempt=2), 100) is True
+    assert locks.holder("k") == claim(attempt=2)
+
+
+def test_extend_never_takes_a_free_key(locks: Locks, clock: Clock) -> None:
+    assert locks.extend(claim(), 10) is False
+    assert locks.holder("k") is None
+    locks.hold(claim(), 10)
+    clock.time += 10
+    assert locks.extend(claim(), 10) is False
+    assert locks.holder("k") is None
+    locks.hold(claim(), 10)
+    locks.free(claim())
+    assert locks.extend(claim(), 10) is False
+
+
+def test_free_with_the_same_or_a_higher_value(locks: Locks) -> None:
+    locks.hold(claim(attempt=2), 10)
+    assert locks.free(claim(attempt=3)) is True
+    assert locks.holder("k") is None
+    assert locks.free(claim(attempt=3)) is False
+
+
+def test_keys_are_apart(locks: Locks) -> None:
+    locks.hold(claim(key="x"), 10)
+    assert locks.hold(claim("other", key="y"), 10) == Held()
+    assert locks.free(claim("other", key="y"))
+    assert locks.holder("x") == claim(key="x")
+
+
+def test_usable_after_close(locks: Locks) -> None:
+    locks.hold(claim(), 10)
+    locks.close()
+    assert locks.holder("k") == claim()
+
+
+def test_one_winner_among_threads(locks: Locks) -> None:
+    verdicts = []
+    start = threading.Barrier(8)
+
+    def contend(number: int) -> None:
+        start.wait(10)
+        verdicts.append(locks.hold(claim(f"j{number}"), 10))
+
+    threads = [threading.Thread(target=contend, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert verdicts.count(Held()) == 1
+    holder = locks.holder("k")
+    assert holder is not None
+    assert verdicts.count(Taken(holder.job)) == 7

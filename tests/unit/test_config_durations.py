@@ -1,0 +1,85 @@
+"""Durations: one function for the file, the command line and ``register_async``."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.config import format_duration, parse_duration
+from router.config.durations import DurationError
+from router.config.settings import MAX_WAIT
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (0, 0.0),
+        (90, 90.0),
+        (1.5, 1.5),
+        ("90", 90.0),
+        ("500ms", 0.5),
+        ("10s", 10.0),
+        ("5m", 300.0),
+        ("2h", 7200.0),
+        ("1d", 86400.0),
+        ("1.5h", 5400.0),
+        ("300ms", 0.3),
+        ("365d", MAX_WAIT),
+        (timedelta(minutes=2), 120.0),
+    ],
+)
+def test_durations_are_read_in_seconds(value: object, seconds: float) -> None:
+    assert parse_duration(value) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("10 minutes", "`10m`"),
+        ("3hrs", "`3h`"),
+        ("10 S", "`10s`"),
+        ("1h30m", "`90m`"),
+        ("-5s", "must not be negative"),
+        (-1, "must not be negative"),
+        ("366d", "365 days"),
+        (10**400, "365 days"),
+        (-(10**400), "negative"),
+        (float("inf"), "365 days"),
+        (float("nan"), "`500ms`"),
+        (True, "`500ms`"),
+        (None, "`500ms`"),
+        ([1], "`500ms`"),
+        ("", "`500ms`"),
+        ("soon", "`500ms`"),
+        ("12:30", "`500ms`"),
+        ("1e3", "`500ms`"),
+        ("٣s", "`500ms`"),
+    ],
+)
+def test_what_is_no_duration_is_explained(value: object, words: str) -> None:
+    with pytest.raises(DurationError) as caught:
+        parse_duration(value)
+    assert words in str(caught.value)
+
+
+@given(st.floats(min_value=0, max_value=MAX_WAIT) | st.integers(min_value=0, max_value=int(MAX_WAIT)))
+def test_what_is_written_is_read_back_as_the_same_number(seconds: float) -> None:
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@given(st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.timedeltas())
+def test_anything_is_a_duration_or_a_value_error(value: object) -> None:
+    with contextlib.suppress(ValueError):
+        assert 0 <= parse_duration(value) <= MAX_WAIT
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.5, "500ms"), (90, "90s"), (300, "5m"), (7200, "2h"), (86400, "1d"), (1.5, "1.5s")],
+)
+def test_durations_are_shown_in_the_largest_unit_that_fits(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

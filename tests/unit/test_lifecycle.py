@@ -1,0 +1,144 @@
+"""What happens to a job next."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.config.settings import MAX_WAIT, AsyncOptions, Backoff
+from router.jobs.job import MAX_ERROR_BYTES, MAX_HISTORY, Job
+from router.jobs.lifecycle import (
+    PARK_SECONDS,
+    Again,
+    Died,
+    Failed,
+    Finish,
+    Raised,
+    Returned,
+    TimedOut,
+    cut,
+    next_round,
+    next_step,
+    park,
+)
+
+
+def a_job(**changes) -> Job:
+    job = Job(
+        v=1,
+        job="j1",
+        point="order.placed",
+        route="confirmation",
+        event=msgspec.Raw(b"{}"),
+        dispatched_at=1.0,
+        correlation="c1",
+    )
+    return msgspec.structs.replace(job, **changes)
+
+
+EXPONENTIAL = Backoff("exponential", (10.0,))
+
+
+def options(attempts: int = 3, backoff: Backoff = EXPONENTIAL) -> AsyncOptions:
+    return AsyncOptions(queue="default", delay=0, max_attempts=attempts, backoff=backoff, timeout=60)
+
+
+def waits_of(backoff: Backoff, attempts: int) -> list[float]:
+    job, waits = a_job(), []
+    while isinstance(step := next_step(job, options(attempts, backoff), Raised("ValueError: x"), 100.0), Again):
+        waits.append(step.wait)
+        job = step.successor
+    return waits
+
+
+@pytest.mark.parametrize(
+    ("backoff", "expected"),
+    [
+        (Backoff("linear", (10.0,)), [10, 20, 30]),
+        (Backoff("exponential", (10.0,)), [10, 20, 40]),
+        (Backoff("fixed", (10.0,)), [10, 10, 10]),
+        (Backoff(None, (10.0, 30.0)), [10, 30, 30]),
+    ],
+)
+def test_each_strategy_waits_as_the_page_says(backoff, expected):
+    assert waits_of(backoff, 4) == expected
+
+
+def test_a_list_of_waits_is_used_entry_by_entry():
+    assert waits_of(Backoff(None, (10.0, 30.0, 60.0, 300.0)), 5) == [10, 30, 60, 300]
+
+
+def test_a_returned_handler_finishes_the_job():
+    assert next_step(a_job(), options(), Returned(), 100.0) == Finish()
+
+
+@pytest.mark.parametrize("outcome", [Raised("ValueError: x"), TimedOut(60), Died("killed by SIGKILL")])
+def test_every_failure_pays_one_attempt_and_leaves_its_reason(outcome):
+    step = next_step(a_job(), options(), outcome, 100.0)
+    assert isinstance(step, Again)
+    assert (step.successor.job, step.successor.attempt, step.successor.not_before) == ("j1", 2, 110.0)
+    (record,) = step.successor.history
+    assert (record.attempt, record.at) == (1, 100.0)
+    assert record.error == step.error
+
+
+def test_the_last_attempt_fails_the_job():
+    step = next_step(a_job(attempt=3), options(3), Raised("ValueError: x"), 100.0)
+    assert isinstance(step, Failed)
+    assert (step.reason, step.error) == ("attempts", "ValueError: x")
+
+
+def test_fail_leaves_no_attempts():
+    step = next_step(a_job(), options(3), Raised("Fail: no", asked="fail"), 100.0)
+    assert isinstance(step, Failed)
+    assert step.reason == "fail"
+
+
+def test_retry_with_a_delay_waits_that_long_and_uses_up_an_attempt():
+    step = next_step(a_job(), options(3), Raised("Retry: later", asked="retry", delay=5.0), 100.0)
+    assert isinstance(step, Again)
+    assert (step.wait, step.successor.attempt) == (5.0, 2)
+
+
+def test_retry_on_the_last_attempt_fails():
+    step = next_step(a_job(attempt=3), options(3), Raised("Retry: later", asked="retry", delay=5.0), 100.0)
+    assert isinstance(step, Failed)
+
+
+def test_no_wait_is_longer_than_a_year():
+    step = next_step(a_job(attempt=500), options(1000), Raised("x"), 100.0)
+    assert isinstance(step, Again)
+    assert step.wait == MAX_WAIT
+
+
+def test_the_history_keeps_the_last_ten_attempts():
+    job = a_job()
+    for _ in range(15):
+        step = next_step(job, options(100), Raised("x"), 100.0)
+        assert isinstance(step, Again)
+        job = step.successor
+    assert [record.attempt for record in job.history] == list(range(6, 16))
+    assert len(job.history) == MAX_HISTORY
+
+
+@given(st.text())
+def test_an_error_is_kept_in_at_most_four_kilobytes(text):
+    kept = cut(text * 50)
+    assert len(kept.encode()) <= MAX_ERROR_BYTES
+
+
+def test_of_a_long_error_the_beginning_and_the_end_stay():
+    kept = cut("ValueError: start" + "x" * 10_000 + "the end")
+    assert kept.startswith("ValueError: start")
+    assert kept.endswith("the end")
+
+
+def test_a_job_nobody_knows_waits_and_then_fails():
+    assert park(None, 600, 1000.0) == PARK_SECONDS
+    assert park(1000.0, 600, 1595.0) == 5.0
+    assert park(1000.0, 600, 1600.0) is None
+
+
+def test_a_job_retried_by_an_operator_starts_the_next_round_with_the_same_id():
+    job = next_round(a_job(attempt=3, not_before=5.0, waiting_since=1.0))
+    assert (job.job, job.round, job.attempt, job.not_before, job.waiting_since) == ("j1", 2, 1, None, None)

@@ -1,0 +1,50 @@
+"""The pool of children."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from router.config.settings import Settings
+from router.worker.messages import Hello
+from router.worker.pipes import ParentPipe
+from router.worker.pool import EXIT_WITHIN, Child, Limits, Pool
+from router.worker.processes import describe_exit
+
+
+@pytest.fixture
+def pool_and_child() -> tuple[Pool, Child]:
+    """A pool whose one child is ready, has closed its pipe, and goes on for a moment before it exits with code 3."""
+    pool = Pool(0, Limits(), Hello(Settings("f", "h"), 1, "info", "text"))
+    program = [sys.executable, "-c", "import sys, time; sys.stdin.read(); sys.exit(3)"]
+    process = subprocess.Popen(program, stdin=subprocess.PIPE)
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    child = Child(process, ParentPipe(ours), 1, 0.0, ready=True)
+    child.pipe.receive()
+    pool._children.append(child)
+    return pool, child
+
+
+def test_a_dying_child_is_given_the_time_to_tell_its_exit_code(pool_and_child: tuple[Pool, Child]) -> None:
+    pool, child = pool_and_child
+    assert child.pipe.ended
+    pool.maintain(100.0)
+    assert child.killed_for is None
+    assert child.process.stdin is not None
+    child.process.stdin.close()
+    assert describe_exit(child.process.wait(20)) == "exited with code 3"
+    assert pool.ended() == [child]
+
+
+def test_a_child_that_closes_its_pipe_and_lives_on_is_killed(pool_and_child: tuple[Pool, Child]) -> None:
+    pool, child = pool_and_child
+    pool.maintain(100.0)
+    pool.maintain(100.1 + EXIT_WITHIN)
+    assert child.killed_for == "closed its pipe"
+    assert describe_exit(child.process.wait(20)) == "killed by SIGKILL"
+    assert child.process.stdin is not None
+    child.process.stdin.close()

@@ -1,0 +1,214 @@
+"""The worker's small parts: scheduling, runs, pipes, the clock."""
+
+import socket
+import threading
+import time
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.brokers.base import Delivery
+from router.config.settings import AsyncOptions, Backoff, Route
+from router.jobs.job import Job, encode
+from router.jobs.lifecycle import Finish
+from router.worker import runs as runs_module
+from router.worker.clock import Clock
+from router.worker.messages import Returned, Run, Started, Stop
+from router.worker.pipes import ChildPipe, ParentPipe
+from router.worker.processes import describe_exit
+from router.worker.runs import Run as RunInHand
+from router.worker.runs import Runs
+from router.worker.scheduling import AHEAD_MOST, Durations, Turns, room
+
+OPTIONS = AsyncOptions(queue="default", delay=0, max_attempts=3, backoff=Backoff("fixed", (1.0,)), timeout=5)
+
+
+def a_run(number: int, job_id: str = "j", deliveries=None) -> RunInHand:
+    job = Job(v=1, job=job_id, point="p", route="r", event=msgspec.Raw(b"{}"), dispatched_at=0.0, correlation="c")
+    route = Route("r", "p", "m:f", options=OPTIONS)
+    body = encode(job)
+    found = [Delivery("default", body, 1, number)] if deliveries is None else deliveries
+    return RunInHand(number, job, body, "default", route, OPTIONS, found)
+
+
+# -- scheduling --
+
+
+def test_queues_take_turns_when_none_are_named():
+    turns = Turns()
+    first = turns.order(["a", "b", "c"])
+    turns.advance()
+    assert (first, turns.order(["a", "b", "c"])) == (["a", "b", "c"], ["b", "c", "a"])
+
+
+def test_named_queues_keep_their_order_and_others_are_left_out():
+    turns = Turns(["high", "low"])
+    turns.advance()
+    assert turns.order(["default", "low", "high"]) == ["high", "low"]
+
+
+def test_nothing_is_sent_ahead_until_a_queue_is_known_as_short():
+    durations = Durations()
+    for _ in range(9):
+        durations.note("q", 0.001)
+    assert durations.ahead("q") == 0
+    durations.note("q", 0.001)
+    assert durations.ahead("q") == AHEAD_MOST
+
+
+def test_one_slow_job_ends_sending_ahead_at_once():
+    durations = Durations()
+    for _ in range(100):
+        durations.note("q", 0.0001)
+    durations.note("q", 3.0)
+    assert durations.ahead("q") == 0
+
+
+@given(
+    st.integers(-5, 20),
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 50)),
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 5)),
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)),
+)
+def test_room_never_exceeds_what_is_free_nor_the_limit_of_a_queue(free, ahead, limits, in_hand):
+    found = room("abc", free, ahead, limits, in_hand)
+    for queue, count in found.items():
+        assert count > 0
+        if queue in limits:
+            assert count <= min(free, limits[queue] - in_hand.get(queue, 0))
+        else:
+            assert count <= max(free, 0) + ahead.get(queue, 0)
+
+
+# -- runs --
+
+
+def test_a_job_that_comes_again_while_it_runs_joins_that_run():
+    runs, run = Runs(), a_run(1)
+    runs.add(run)
+    again = Delivery("default", run.body, 2, "again")
+    assert runs.attach(again, run.job.run_key) is run
+    assert again in run.deliveries
+
+
+def test_a_job_that_comes_again_after_its_end_is_known():
+    runs, run = Runs(), a_run(1)
+    runs.add(run)
+    runs.end(run, Finish(), 100.0)
+    assert runs.ended(run.job.run_key) == Finish()
+    assert len(runs) == 0
+
+
+def test_ends_are_forgotten_by_age_and_by_number(monkeypatch):
+    monkeypatch.setattr(runs_module, "REMEMBER_MOST", 5)
+    runs = Runs()
+    for number in range(10):
+        run = a_run(number, job_id=f"j{number}")
+        runs.add(run)
+        runs.end(run, Finish(), float(number))
+    assert [number for number in range(10) if runs.ended((f"j{number}", 1, 1))] == [5, 6, 7, 8, 9]
+    late = a_run(99, job_id="late")
+    runs.add(late)
+    runs.end(late, Finish(), 609.0)
+    assert runs.ended(("j8", 1, 1)) is None
+    assert runs.ended(("j9", 1, 1)) == Finish()
+
+
+def test_a_lost_delivery_leaves_the_run_without_it():
+    runs, run = Runs(), a_run(1)
+    runs.add(run)
+    (delivery,) = run.deliveries
+    assert runs.detach(delivery) is run
+    assert run.deliveries == []
+    assert runs.detach(delivery) is None
+
+
+# -- pipes --
+
+
+@pytest.fixture
+def pipes():
+    ours, theirs = socket.socketpair()
+    parent, child = ParentPipe(ours), ChildPipe(theirs)
+    yield parent, child, theirs
+    parent.close()
+    theirs.close()
+
+
+def test_messages_arrive_whole_and_in_order(pipes):
+    parent, child, _ = pipes
+    received = []
+    for number in range(500):
+        child.send(Started(number))
+        child.send(Returned(number, 0.5, 1000))
+        if number % 20 == 0:  # a pair of sockets holds only so many messages
+            received += parent.receive()
+    received += parent.receive()
+    assert received[:2] == [Started(0), Returned(0, 0.5, 1000)]
+    assert [message.run for message in received] == [number for number in range(500) for _ in range(2)]
+
+
+def test_half_a_message_is_kept_until_the_rest_comes(pipes):
+    parent, _, raw = pipes
+    ours, theirs = socket.socketpair()
+    ChildPipe(theirs).send(Started(7))
+    data = ours.recv(1000)
+    for byte in data[:-1]:
+        raw.send(bytes([byte]))
+        assert parent.receive() == []
+    raw.send(data[-1:])
+    assert parent.receive() == [Started(7)]
+    ours.close()
+    theirs.close()
+
+
+def test_the_parent_never_waits_for_a_child_that_does_not_read(pipes):
+    parent, child, _ = pipes
+    body = b"x" * 5_000_000
+    began = time.monotonic()
+    parent.send(Run(1, "default", body))
+    parent.send(Stop())
+    assert time.monotonic() - began < 1
+    assert parent.unsent > 0
+    received = []
+    reader = threading.Thread(target=lambda: received.extend((child.receive(), child.receive())), daemon=True)
+    reader.start()
+    give_up_at = time.monotonic() + 20
+    while reader.is_alive() and time.monotonic() < give_up_at:
+        parent.flush()
+        reader.join(0.001)
+    assert received == [Run(1, "default", body), Stop()]
+
+
+def test_both_ends_notice_that_the_other_is_gone(pipes):
+    parent, child, _ = pipes
+    parent.close()
+    with pytest.raises(EOFError):
+        child.receive()
+    ours, theirs = socket.socketpair()
+    other = ParentPipe(ours)
+    theirs.close()
+    assert other.receive() == []
+    assert other.ended
+
+
+# -- clock --
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = Clock()
+    start = clock.now()
+    now[0] += 1.0
+    assert clock.tick(1.0) == 0
+    now[0] += 31.0
+    assert clock.tick(1.0) == 30.0
+    assert clock.now() - start == 2.0
+
+
+def test_exits_are_told_in_words():
+    assert describe_exit(-9) == "killed by SIGKILL"
+    assert describe_exit(3) == "exited with code 3"
