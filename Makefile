@@ -26,6 +26,7 @@ demo: setup
 	@$(BIN)/python examples/demo.py
 
 test: setup
+	@bash tests/servers/install.sh
 	@$(BIN)/python -m pytest
 
 check: setup

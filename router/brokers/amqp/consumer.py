@@ -59,7 +59,7 @@ class AmqpConsumer:
         self._answerer = Answerer(names)
         self._closed = False
 
-    def poll(self, room: Mapping[str, int]) -> list[Delivery]:
+    def poll(self, room: Mapping[str, int], limit: int | None = None) -> list[Delivery]:
         """See the contract."""
         now = time.monotonic()
         self._wake.clear()
@@ -78,7 +78,10 @@ class AmqpConsumer:
             for queue, reader in self._readers.items():
                 reader.adjust(max(0, room.get(queue, 0)), now)
             self._answerer.step(now)
-            taken = [each for queue, count in room.items() for each in self._readers[queue].take(count)]
+            left = sum(room.values()) if limit is None else limit
+            taken: list[Delivery] = []
+            for queue, count in room.items():
+                taken += self._readers[queue].take(min(count, left - len(taken)))
             if self._line.link is not None:
                 self._line.link.pump()
         except LinkDown as error:

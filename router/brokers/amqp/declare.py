@@ -7,13 +7,13 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from amqp.exceptions import ChannelError
 
 from router.brokers.amqp.confirms import Confirms
 from router.brokers.amqp.link import Link, LinkDown, describe
-from router.brokers.amqp.messages import publish_failed
+from router.brokers.amqp.messages import body_of, publish_failed
 from router.brokers.amqp.names import Names
 from router.brokers.amqp.topology import Binding, Declaration, Exchange, Queue, plan
 from router.brokers.amqp.wire import Channel
@@ -316,12 +316,12 @@ def _drain(link: Link, names: Names, logical: str, physical: str) -> int:
     return moved
 
 
-def _left_over(queue: str, message: object) -> FailedJob:
-    body = bytes(message.body)  # type: ignore[attr-defined]
+def _left_over(queue: str, message: Any) -> FailedJob:
+    body = body_of(message)
     try:
         job = decode(body)
         identity, point, route = job.job, job.point, job.route
     except UndecodableJob:
-        identity, point, route = str(message.properties.get("message_id") or "left over"), "", ""  # type: ignore[attr-defined]
+        identity, point, route = str(message.properties.get("message_id") or "left over"), "", ""
     error = f"queue {queue!r} left the file, and was deleted with this job in it"
     return FailedJob(identity, queue, point, route, "unknown_route", error, time.time(), body)

@@ -68,7 +68,7 @@ def park(names: Names, queue: str, message: Any, now: float) -> Publication:
     headers = _table({"queue": queue, NOT_BEFORE: due})
     properties = message.properties
     identity, kind = str(properties.get("message_id") or ""), str(properties.get("type") or "")
-    body = bytes(message.body)
+    body = body_of(message)
     return _publication(names, queue, wait_for(due - now), identity or _made_from(body), kind, headers, body, now)
 
 
@@ -90,7 +90,7 @@ def read_failed(message: Any, routing_key: str, now: float) -> FailedJob:
     """A failed job out of its message: one that we put there, or one whose queue was gone when it was due."""
     properties: Mapping[str, Any] = message.properties
     headers: Mapping[str, Any] = properties.get("application_headers") or {}
-    body = bytes(message.body)
+    body = body_of(message)
     reason = headers.get("reason")
     identity, point, route = str(properties.get("message_id") or ""), str(properties.get("type") or ""), ""
     if reason in _REASONS:
@@ -121,6 +121,12 @@ def not_before(message: Any) -> float | None:
     headers = message.properties.get("application_headers") or {}
     value = headers.get(NOT_BEFORE)
     return float(value) if isinstance(value, int | float) else None
+
+
+def body_of(message: Any) -> bytes:
+    """The bytes of this message; py-amqp gives a text for an empty one."""
+    body = message.body
+    return body.encode() if isinstance(body, str) else bytes(body)
 
 
 def delivery_count(message: Any) -> int:

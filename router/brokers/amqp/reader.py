@@ -19,7 +19,7 @@ from typing import Any, Literal
 from amqp.exceptions import AMQPError
 
 from router.brokers.amqp.link import Link, describe
-from router.brokers.amqp.messages import delivery_count, not_before
+from router.brokers.amqp.messages import body_of, delivery_count, not_before
 from router.brokers.amqp.names import HELD_BELOW
 from router.brokers.amqp.wire import Channel
 from router.brokers.base import Delivery
@@ -107,7 +107,7 @@ class QueueReader:
             held = self._buffer.popleft()
             held.state = "handed"
             message = held.message
-            held.delivery = Delivery(self.queue, bytes(message.body), delivery_count(message), held)
+            held.delivery = Delivery(self.queue, body_of(message), delivery_count(message), held)
             out.append(held.delivery)
         return out
 

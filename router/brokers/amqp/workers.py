@@ -16,7 +16,7 @@ from amqp import Message
 from amqp.exceptions import AMQPError, ChannelError
 
 from router.brokers.amqp.link import Link, describe
-from router.brokers.amqp.messages import publish_arguments
+from router.brokers.amqp.messages import body_of, publish_arguments
 from router.brokers.amqp.names import Names
 from router.brokers.amqp.wire import Channel
 from router.brokers.base import WorkerState
@@ -83,7 +83,7 @@ def ask(link: Link, names: Names, seconds: float = ANSWER_SECONDS) -> list[Worke
 
     def answered(_: str, __: int, ___: str, answer: Any) -> None:
         try:
-            state = _decoder.decode(bytes(answer.body))
+            state = _decoder.decode(body_of(answer))
         except msgspec.DecodeError as error:
             log.warning("a worker of another version answered: %s", error)
             return
