@@ -16,7 +16,7 @@ def connect(broker_url: str, namespace: str, locks_url: str | None = None) -> Br
     """The broker at ``broker_url``, with the lock store at ``locks_url``. Opens nothing yet.
 
     ``sqlite:///path`` keeps locks in the same file unless ``locks_url`` names another place; ``memory://`` keeps them
-    in memory; RabbitMQ (``amqp://``, ``amqps://``) has locks only where ``locks_url`` says. Raises BrokerRefused for a URL that no broker, or no lock store, of this version understands.
+    in memory. Raises BrokerRefused for a URL that no broker, or no lock store, of this version understands.
     """
     scheme = broker_url.partition(":")[0]
     match scheme:
@@ -27,9 +27,10 @@ def connect(broker_url: str, namespace: str, locks_url: str | None = None) -> Br
 
             return MemoryBroker(namespace, open_locks(locks_url or "memory://"))
         case "amqp" | "amqps":
-            from router.brokers.amqp import AmqpBroker
-
-            return AmqpBroker(broker_url, namespace, open_locks(locks_url) if locks_url else None)
+            raise BrokerRefused(
+                "broker.url: this version can't use RabbitMQ yet, the next one will; "
+                "use sqlite:///path/to/router.db, which needs nothing installed"
+            )
         case _:
             raise BrokerRefused(f"broker.url: there is no broker for {scheme}://; use sqlite:///path/to/router.db")
 

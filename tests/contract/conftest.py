@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from broker_harness import Clock, Harness
 
-from router.brokers.amqp import AmqpBroker
 from router.brokers.base import Broker
 from router.brokers.memory import MemoryBroker
 from router.brokers.sqlite import SqliteBroker
 from router.locks.base import Locks
 from router.locks.memory import MemoryLocks
-from router.locks.redis import RedisLocks
 from router.locks.sqlite import SqliteLocks
 from router.storage.sqlite import Database
-from tests.servers.shared import rabbit_place, redis_url
 
 
 def memory(path: Path) -> Harness:
@@ -58,21 +54,6 @@ def sqlite_locks_outside(path: Path) -> Harness:
     )
 
 
-def amqp(path: Path) -> Harness:
-    """On a real RabbitMQ, in a place of its own; time passes by waiting."""
-    place = rabbit_place()
-    locks = MemoryLocks()
-    return Harness(
-        "amqp",
-        lambda namespace: AmqpBroker(place.url, f"{place.namespace}-{namespace}", locks),
-        time.sleep,
-        time.time,
-        url=place.url,
-        delayed_per_queue=False,
-        running_known=False,
-    )
-
-
 def _advance(clock: Clock) -> Callable[[float], None]:
     def advance(seconds: float) -> None:
         clock.time += seconds
@@ -80,7 +61,7 @@ def _advance(clock: Clock) -> Callable[[float], None]:
     return advance
 
 
-HARNESSES = {"amqp": amqp, "memory": memory, "sqlite": sqlite, "sqlite-locks-outside": sqlite_locks_outside}
+HARNESSES = {"memory": memory, "sqlite": sqlite, "sqlite-locks-outside": sqlite_locks_outside}
 
 
 SHARED = ["sqlite"]
@@ -103,10 +84,6 @@ def locks_in_memory(path: Path, clock: Clock) -> Locks:
 
 def locks_in_sqlite(path: Path, clock: Clock) -> Locks:
     return SqliteLocks(Database(path / "locks.db"), clock)
-
-
-def locks_in_redis(path: Path, clock: Clock) -> Locks:
-    return RedisLocks(redis_url())
 
 
 @pytest.fixture
