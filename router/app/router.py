@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import os
 import sys
@@ -20,7 +19,7 @@ from router.app.dispatch import Dispatch, Overrides, Raised, lock_keys, override
 from router.app.plan import Plan, make_plan, run_to_end
 from router.brokers import connect
 from router.brokers.base import Broker, Outgoing, Receipt, Topology
-from router.config import async_options, find, load
+from router.config import async_options, did_you_mean, find, load
 from router.config.settings import DEFAULT_PRIORITY, OnError, Route, Settings
 from router.errors import (
     BrokerError,
@@ -192,13 +191,16 @@ class Router:
             ) from None
 
     def _plan(self, point: str | type) -> Plan:
+        """The plan of a point, by name or event type: made once for each table."""
         state = self._state
         name = self._point_name(point)
-        found = state.table.points.get(name)
-        if found is None:
-            near = difflib.get_close_matches(name, state.table.points, n=1)
-            raise UnknownPoint(f"unknown point {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        plan = state.plans[name] = make_plan(found, self._handlers)
+        plan = state.plans.get(name)
+        if plan is None:
+            found = state.table.points.get(name)
+            if found is None:
+                hint = did_you_mean(name, state.table.points, form="'{}'")
+                raise UnknownPoint(f"unknown point {name!r}" + (f"; {hint}" if hint else ""))
+            plan = state.plans[name] = make_plan(found, self._handlers)
         return plan
 
     # -- dispatching -----------------------------------------------------------------------------------------------
@@ -221,8 +223,15 @@ class Router:
         Raises UnknownPoint, InvalidPayload, HandlerImportError; DispatchError where jobs were not confirmed.
         """
         if event.__class__ is str:
-            plan = self._state.plans.get(event) or self._plan(event)
-            if plan.plain is not None and payload.__class__ is dict and delay is None and at is None and queue is None:
+            plan = self._state.plans.get(event)
+            if (
+                plan is not None
+                and plan.plain is not None
+                and payload.__class__ is dict
+                and delay is None
+                and at is None
+                and queue is None
+            ):
                 results = {}
                 for route_id, call in plan.plain:
                     results[route_id] = call(payload)
@@ -284,9 +293,7 @@ class Router:
         return self._publish(again)
 
     def _begin(self, event: Any, payload: Any, wanted: Overrides) -> Raised:
-        point = event if isinstance(event, str) else type(event)
-        plan = self._state.plans.get(point) if isinstance(point, str) else None
-        plan = plan or self._plan(point)
+        plan = self._plan(event if isinstance(event, str) else type(event))
         if isinstance(event, str):
             event = {} if payload is None else payload
         elif payload is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from router.config.problems import did_you_mean
 from router.errors import HandlerImportError
 
 WANTS = "a function, an `async def`, a class with handle(event), or a class whose instances can be called"
@@ -38,10 +38,9 @@ def import_object(path: str) -> Any:
         try:
             found = getattr(found, attribute)
         except AttributeError:
-            near = difflib.get_close_matches(attribute, [name for name in dir(found) if name[0] != "_"], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(attribute, (name for name in dir(found) if name[0] != "_"), form="'{}'")
             owner = f"module {module_name}" if inspect.ismodule(found) else repr(found)
-            raise HandlerImportError(f"{path}: {owner} has no {attribute!r}{hint}") from None
+            raise HandlerImportError(f"{path}: {owner} has no {attribute!r}" + (f"; {hint}" if hint else "")) from None
     return found
 
 

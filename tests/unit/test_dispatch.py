@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from router import (
     RouterError,
     UnknownPoint,
 )
+from router.app.plan import Plan, make_plan
 from router.brokers.base import Outgoing, Receipt
+from router.config.settings import Point
 from router.jobs.job import Job, decode
+from router.routing.handlers import Handler
 
 HANDLERS = """
 import dataclasses
@@ -168,6 +171,23 @@ def test_an_event_object_finds_its_point_and_a_mapping_becomes_one(app: Router) 
     assert app.dispatch(Paid(7)).results == {"unit_handlers:typed": "Paid"}
     assert app.dispatch("paid", {"order_id": 7}).results == {"unit_handlers:typed": "Paid"}
     assert [msgspec.json.decode(job.event) for _, job in queued(app)] == [{"order_id": 7}] * 2
+
+
+def test_a_plan_is_made_once_for_each_point_however_it_is_named(app: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unit_handlers import Paid  # type: ignore[import-not-found]
+
+    made: list[str] = []
+
+    def counting(point: Point, registered: Mapping[tuple[str, str], Handler]) -> Plan:
+        made.append(point.name)
+        return make_plan(point, registered)
+
+    monkeypatch.setattr("router.app.router.make_plan", counting)
+    for _ in range(3):
+        app.dispatch(Paid(7))
+        app.dispatch("paid", {"order_id": 7})
+        app.dispatch("tolerant", {})
+    assert made == ["paid", "tolerant"]
 
 
 def test_every_kind_of_handler_is_called(app: Router) -> None:
