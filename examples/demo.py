@@ -19,6 +19,7 @@ from rich.console import Console
 from shorten import shorten
 
 ROOT = Path(__file__).parents[1]
+ROUTER = str(Path(sys.executable).with_name("router"))
 FILE = ROOT / "config" / "extensions.yaml"
 console = Console(highlight=False, soft_wrap=True)
 
@@ -46,9 +47,8 @@ class Story:
         """Run ``router`` and show what it says, ids of jobs shortened to their end."""
         shown = " ".join(f"'{argument}'" if "{" in argument else argument for argument in arguments)
         console.print(f"[bold]$ router {shown}[/]", markup=True)
-        command = [str(Path(sys.executable).with_name("router")), *arguments]
         done = subprocess.run(
-            command,
+            [ROUTER, *arguments],
             env=self._env,
             cwd=self.folder,
             text=True,
@@ -66,7 +66,7 @@ class Story:
 
     def failed_jobs(self) -> list[dict[str, Any]]:
         """The failed jobs, as data."""
-        command = [str(Path(sys.executable).with_name("router")), "failed", "list", "--format", "json"]
+        command = [ROUTER, "failed", "list", "--format", "json"]
         output = subprocess.run(command, env=self._env, cwd=self.folder, capture_output=True, timeout=60, check=True)
         jobs: list[dict[str, Any]] = json.loads(output.stdout)
         return jobs

@@ -5,11 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
-
-LogFormat = Literal["text", "json"]
 
 
 class TextFormatter(logging.Formatter):

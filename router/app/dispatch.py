@@ -16,7 +16,6 @@ from router.app.context import current_job
 from router.app.plan import Plan, Step
 from router.brokers.base import Outgoing
 from router.config import parse_duration
-from router.config.settings import MAX_WAIT
 from router.jobs.job import WIRE_VERSION, Job, encode, new_id
 from router.jobs.unique import lock_key
 from router.locks.base import claim_of
@@ -53,20 +52,13 @@ def overrides(
     """Check the ``delay=``, ``at=`` and ``queue=`` of a dispatch. Raises ValueError."""
     if delay is not None and at is not None:
         raise ValueError("give delay= or at=, not both")
-    seconds = None
     if at is not None:
         if at.tzinfo is None:
             raise ValueError("at= needs a time zone: datetime.now(timezone.utc) + timedelta(...)")
-        seconds = max(at.timestamp() - now, 0.0)
-    elif isinstance(delay, timedelta):
-        seconds = delay.total_seconds()
-    elif delay is not None:
-        seconds = parse_duration(delay)
-    if seconds is not None and not 0 <= seconds <= MAX_WAIT:
-        raise ValueError(f"a delay is between 0 and 365 days, not {seconds:g} seconds")
+        delay = max(at.timestamp() - now, 0.0)
     if queue is not None and queue not in queues:
         raise ValueError(f"the file has no queue {queue!r}; it has {', '.join(queues)}")
-    return Overrides(seconds, queue)
+    return Overrides(None if delay is None else parse_duration(delay), queue)
 
 
 def lock_keys(plan: Plan, data: bytes | None, namespace: str) -> dict[str, str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -67,29 +66,23 @@ def exit_code(problem: RouterError) -> int:
     return 2 if isinstance(problem, UsageError | ConfigNotFound) else 1
 
 
-@contextmanager
-def open_router(config: str | None) -> Iterator[Router]:
-    """The Router of the file, bootstrap included; closed at the end."""
-    router = Router(config)
-    try:
-        yield router
-    finally:
-        router.close()
+def open_router(config: str | None) -> closing[Router]:
+    """The Router of the file, bootstrap included; closed at the end of a ``with``."""
+    return closing(Router(config))
 
 
-@contextmanager
-def open_broker(config: str | None) -> Iterator[Router]:
-    """A Router that mostly its broker is wanted of. A broken bootstrap is no obstacle; its routes are unknown then."""
+def open_broker(config: str | None) -> closing[Router]:
+    """A Router that mostly its broker is wanted of; closed at the end of a ``with``.
+
+    A broken bootstrap is no obstacle: its routes are unknown then.
+    """
     settings = load(find(config)).settings
     try:
         router = Router.from_settings(settings)
     except Exception as problem:  # noqa: BLE001 - bootstrap is user code; operators must see their jobs all the same
         error(f"bootstrap fails, so its routes are unknown here: {type(problem).__name__}: {problem}")
         router = Router.from_settings(msgspec.structs.replace(settings, bootstrap=None))
-    try:
-        yield router
-    finally:
-        router.close()
+    return closing(router)
 
 
 def on_terminal() -> bool:

@@ -22,10 +22,9 @@ from router.cli.common import (
     print_json,
     print_table,
 )
-from router.jobs.job import Job, UndecodableJob, decode, encode
+from router.jobs.job import Job, UndecodableJob, decode
 from router.jobs.lifecycle import next_round
-from router.locks.base import claim_of
-from router.worker.settling import lease_of
+from router.worker.settling import publish_again, queue_for
 
 app = typer.Typer(help="Jobs that have failed: see why, try them again, forget them.", no_args_is_help=True)
 
@@ -195,17 +194,11 @@ def _decoded(failed: FailedJob) -> Job | None:
 
 
 def _again(router: Router, failed: FailedJob, job: Job) -> Outgoing | None:
-    """The job of the next round: to its own queue while the file has it, else to its route's."""
-    table = router.table
-    route = table.find(job.point, job.route)
+    """The job of the next round; None where the file has neither its queue nor its route."""
+    route = router.table.find(job.point, job.route)
     options = route.options if route else None
-    queue = failed.queue if failed.queue in table.queues() else options.queue if options else None
-    if queue is None:
-        return None
-    again = next_round(job)
-    lease = lease_of(options) if options else 0.0
-    body = encode(again, inherit=failed.body)
-    return Outgoing(job.job, job.point, queue, body, claim=claim_of(again), lease=lease)
+    queue = queue_for(failed.queue, options, router.table.queues())
+    return None if queue is None else publish_again(next_round(job), failed.body, queue, options)
 
 
 def _as_data(failed: FailedJob) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -17,7 +16,7 @@ from router.errors import ConfigError, HandlerImportError, RouterError
 from router.routing.events import import_event_type
 from router.routing.handlers import import_callback, import_handler
 from router.worker.checking import Checked
-from router.worker.processes import die_with_parent, take_over
+from router.worker.processes import die_with_parent, leave_signals_to_parent, take_over
 
 _Path = tuple[str | int, ...]
 
@@ -74,8 +73,7 @@ def main() -> int:
     """The program."""
     fd, parent = map(int, sys.argv[1:3])
     die_with_parent(parent)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+    leave_signals_to_parent()
     with take_over(fd) as sock:
         sock.sendall(msgspec.json.encode(check_file(sys.argv[3])))
     return 0

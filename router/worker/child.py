@@ -7,7 +7,6 @@ import contextvars
 import io
 import logging
 import resource
-import signal
 import sys
 import time
 import traceback
@@ -43,7 +42,7 @@ from router.worker.messages import (
     Verdict,
 )
 from router.worker.pipes import ChildPipe
-from router.worker.processes import die_with_parent, take_over
+from router.worker.processes import die_with_parent, leave_signals_to_parent, take_over
 
 log = logging.getLogger("router.worker.child")
 
@@ -203,10 +202,7 @@ def main() -> int:
     """The program. It ends when the parent says so, or is gone."""
     fd, parent = map(int, sys.argv[1:3])
     die_with_parent(parent)
-    # A terminal or systemd sends these to the whole group; the parent decides what they mean. Not SIG_IGN, which
-    # subprocesses of handlers would inherit.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+    leave_signals_to_parent()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what handlers print must not be lost when a child is killed

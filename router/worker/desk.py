@@ -33,6 +33,8 @@ LOCKS_AGAIN_AFTER = 1.0
 MAX_LOST_STARTS = 3
 TIMED_OUT = "its job ran into its timeout"
 
+_ENDS: dict[type[Step], str] = {Again: "retrying", Failed: "failed", Finish: "succeeded"}
+
 
 class Desk:
     """Everything that this worker knows of its jobs. ``now`` is always the worker's clock, in seconds."""
@@ -273,8 +275,7 @@ class Desk:
             self._settlements.append(settle(delivery, run.job, step, run.options, self._queues, epoch))
         self._runs.end(run, step, now)
         journal.ended(run, step, seconds)
-        names = {Again: "retrying", Failed: "failed", Finish: "succeeded"}
-        self.ended[names[type(step)]] += 1
+        self.ended[_ENDS[type(step)]] += 1
 
     # -- time ------------------------------------------------------------------------------------------------------
 

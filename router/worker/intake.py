@@ -30,9 +30,6 @@ class LockStoreAway:
     error: str
 
 
-Taken_ = Run | Settlement | LockStoreAway | None
-
-
 class Intake:
     """Decides what a delivery is to this worker."""
 
@@ -41,7 +38,7 @@ class Intake:
         self._locks = locks
         self._numbers = itertools.count(1)
 
-    def take(self, delivery: Delivery, table: RoutingTable, now: float) -> Taken_:
+    def take(self, delivery: Delivery, table: RoutingTable, now: float) -> Run | Settlement | LockStoreAway | None:
         """A new run; a settlement, where the job isn't run; None, where it joined a run in hand.
 
         ``now`` is the worker's clock.

@@ -115,7 +115,7 @@ class Worker:
             self._readable(source, now)
         self._attend_signals(now)
         self._attend_children(now)
-        self._attend_check(now)
+        self._attend_check()
         self._desk.check_locks(now)
         self._consumer.settle(self._desk.take_settlements())
         room = self._room()
@@ -202,7 +202,7 @@ class Worker:
         self._check_wanted = why
         woken.send(b"\0")
 
-    def _attend_check(self, now: float) -> None:
+    def _attend_check(self) -> None:
         if self._check is not None:
             result = self._check.poll()
             if result is not None:

@@ -33,6 +33,15 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
+def leave_signals_to_parent() -> None:
+    """Ignore what a terminal or systemd sends to the whole group; the parent decides what it means.
+
+    Not by SIG_IGN, which subprocesses of handlers would inherit.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+
+
 def take_over(fd: int) -> socket.socket:
     """The socket that was handed over; the handlers' own subprocesses won't inherit it."""
     os.set_inheritable(fd, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 
 from router.brokers.base import Bury, Delivery, Done, FailedJob, Forward, Outgoing, Reason, Settlement
 from router.config.settings import AsyncOptions, Unique
@@ -19,24 +20,32 @@ def settle(
     """What becomes of ``delivery`` of ``job`` whose attempt led to ``step``. ``queues`` are those of the table."""
     match step:
         case Again(successor, wait):
-            # A job stays in the queue it was dispatched to for as long as the file has that queue.
-            queue = delivery.queue if delivery.queue in queues else options.queue
-            outgoing = Outgoing(
-                id=job.job,
-                point=job.point,
-                queue=queue,
-                body=encode(successor, inherit=delivery.body),
-                delay=wait,
-                claim=claim_of(successor),
-                lease=lease_of(options),
-            )
-            return Forward(delivery, outgoing)
+            queue = queue_for(delivery.queue, options, queues)
+            return Forward(delivery, publish_again(successor, delivery.body, queue or options.queue, options, wait))
         case Failed(failed, reason, error):
             body = encode(failed, inherit=delivery.body)
             record = FailedJob(job.job, delivery.queue, job.point, job.route, reason, error, now, body)
             return Bury(delivery, record, free=claim_of(job))
         case _:
             return Done(delivery, free=claim_of(job))
+
+
+def queue_for(own: str, options: AsyncOptions | None, queues: Container[str]) -> str | None:
+    """Where a job goes on: in its own queue while the file has it, else in its route's; None where neither is known."""
+    return own if own in queues else options.queue if options else None
+
+
+def publish_again(job: Job, body: bytes, queue: str, options: AsyncOptions | None, delay: float = 0.0) -> Outgoing:
+    """``job``, which goes on from what came as ``body``; its lock, if it is unique, goes along."""
+    return Outgoing(
+        id=job.job,
+        point=job.point,
+        queue=queue,
+        body=encode(job, inherit=body),
+        delay=delay,
+        claim=claim_of(job),
+        lease=lease_of(options),
+    )
 
 
 def put_aside(delivery: Delivery, job: Job | Stub, wait: float, now: float) -> Forward:
@@ -49,7 +58,7 @@ def put_aside(delivery: Delivery, job: Job | Stub, wait: float, now: float) -> F
         body=waiting(delivery.body, since=since, not_before=now + wait),
         delay=wait,
         claim=claim_of(job) if isinstance(job, Job) else None,
-        lease=_DEFAULT_LEASE,
+        lease=lease_of(None),
     )
     return Forward(delivery, outgoing)
 
@@ -62,6 +71,6 @@ def give_up(delivery: Delivery, job: Job | Stub | None, reason: Reason, error: s
     return Bury(delivery, record, free=claim_of(job) if isinstance(job, Job) else None)
 
 
-def lease_of(options: AsyncOptions) -> float:
-    """Seconds for which a unique job of that route holds its lock without renewing it."""
-    return options.unique.lock_timeout if options.unique else _DEFAULT_LEASE
+def lease_of(options: AsyncOptions | None) -> float:
+    """Seconds for which a unique job of that route (None: nobody here knows it) holds its lock without renewing it."""
+    return options.unique.lock_timeout if options and options.unique else _DEFAULT_LEASE
