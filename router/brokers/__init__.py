@@ -16,7 +16,8 @@ def connect(broker_url: str, namespace: str, locks_url: str | None = None) -> Br
     """The broker at ``broker_url``, with the lock store at ``locks_url``. Opens nothing yet.
 
     ``sqlite:///path`` keeps locks in the same file unless ``locks_url`` names another place; ``memory://`` keeps them
-    in memory. Raises BrokerRefused for a URL that no broker, or no lock store, of this version understands.
+    in memory; RabbitMQ, ``amqp://`` or ``amqps://``, has locks only where ``locks_url`` says. Raises BrokerRefused for
+    a URL that no broker, or no lock store, of this version understands.
     """
     scheme = broker_url.partition(":")[0]
     match scheme:
@@ -27,10 +28,9 @@ def connect(broker_url: str, namespace: str, locks_url: str | None = None) -> Br
 
             return MemoryBroker(namespace, open_locks(locks_url or "memory://"))
         case "amqp" | "amqps":
-            raise BrokerRefused(
-                "broker.url: this version can't use RabbitMQ yet, the next one will; "
-                "use sqlite:///path/to/router.db, which needs nothing installed"
-            )
+            from router.brokers.amqp import AmqpBroker
+
+            return AmqpBroker(broker_url, namespace, open_locks(locks_url) if locks_url else None)
         case _:
             raise BrokerRefused(f"broker.url: there is no broker for {scheme}://; use sqlite:///path/to/router.db")
 

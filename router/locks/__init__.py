@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def open_locks(url: str) -> Locks:
-    """The lock store at ``url``: ``sqlite:///path`` or ``memory://``. Opens nothing yet.
+    """The lock store at ``url``: ``sqlite:///path``, ``redis://host`` or ``memory://``. Opens nothing yet.
 
     Raises BrokerRefused for a URL that no lock store of this version understands.
     """
@@ -27,6 +27,12 @@ def open_locks(url: str) -> Locks:
 
             return MemoryLocks()
         case "redis" | "rediss":
-            raise BrokerRefused("locks.url: this version can't keep locks in Redis yet; use sqlite:///path/to/locks.db")
+            try:
+                from router.locks.redis import RedisLocks
+            except ImportError as error:
+                raise BrokerRefused(
+                    f"locks.url: locks in Redis need the redis package ({error}): pip install 'extension-router[redis]'"
+                ) from error
+            return RedisLocks(url)
         case _:
             raise BrokerRefused(f"locks.url: there is no lock store for {scheme}://; use sqlite:///path/to/locks.db")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +16,18 @@ DEADLINE = 10.0
 
 
 class Clock:
-    """A clock that only moves when told to."""
+    """A clock that only moves when told to. ``also``: called with the seconds by which it moves."""
 
     def __init__(self) -> None:
         self.time = 1_800_000_000.0
+        self.also: Callable[[float], None] = lambda _: None
 
     def __call__(self) -> float:
         return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+        self.also(seconds)
 
 
 @dataclass
@@ -29,23 +35,29 @@ class Harness:
     """One implementation under test.
 
     ``make``: a broker for a namespace, over the same storage each time. ``pass_time``: lets seconds go by for that
-    storage. ``url``: where other processes find it, None if they can't. ``delayed_per_queue``, ``running_known``:
-    whether `counts` can tell. ``settles_lost``: whether a stale consumer's settlement is refused by the storage.
+    storage and its locks; ``pass_lock_time``: for the locks only. ``silence``: makes the storage take a worker for
+    dead, so that others get its jobs: the lease runs out, or the connection breaks. ``url``: where other processes find
+    it, None if they can't; ``prefix``: what its namespaces begin with. ``table``: it keeps jobs in a table, so that it
+    knows them by id, one by one, and by queue. ``lapse``: more seconds than it waits for a silent worker.
     """
 
     name: str
     make: Callable[[str], Broker]
     pass_time: Callable[[float], None]
+    pass_lock_time: Callable[[float], None]
+    silence: Callable[[Consumer], None]
     now: Callable[[], float]
     url: str | None = None
-    delayed_per_queue: bool = True
-    running_known: bool = True
+    prefix: str = ""
+    table: bool = True
+    lapse: float = 100.0
+    close: Callable[[], None] = lambda: None
     topology: Topology = field(
-        default_factory=lambda: Topology(frozenset({"a", "b", "c"}), frozenset({1.0, 5.0, 60.0}))
+        default_factory=lambda: Topology(frozenset({"a", "b", "c"}), frozenset({1.0, 2.0, 60.0}))
     )
 
     def broker(self, namespace: str = "test") -> Broker:
-        broker = self.make(namespace)
+        broker = self.make(self.prefix + namespace)
         broker.declare(self.topology)
         return broker
 
@@ -90,6 +102,26 @@ def take(consumer: Consumer, room: Mapping[str, int], count: int) -> list[Delive
         if len(taken) < count:
             time.sleep(min(0.02, consumer.patience()))
     return taken
+
+
+def workers(broker: Broker, *polling: Consumer, count: int) -> list[WorkerState]:
+    """The workers that the broker knows of while these consumers are polled: some brokers ask them, and hear nothing
+    from those that haven't connected yet. Fewer than ``count`` if the deadline passes first."""
+    until = time.monotonic() + DEADLINE
+    found: list[WorkerState] = []
+
+    def ask() -> None:
+        found[:] = broker.workers()
+
+    while True:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while asking.is_alive():
+            for consumer in polling:
+                consumer.poll({})
+            asking.join(0.01)
+        if len(found) >= count or time.monotonic() > until:
+            return found
 
 
 def ids(deliveries: list[Delivery]) -> list[str]:

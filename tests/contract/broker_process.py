@@ -1,7 +1,11 @@
-"""Programs that the process tests run: ``python broker_process.py COMMAND URL …``; they talk in lines on stdout."""
+"""Programs that the process tests run, which talk in lines on stdout.
+
+``python broker_process.py COMMAND URL NAMESPACE …``
+"""
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 
@@ -11,9 +15,9 @@ from router.brokers import connect
 from router.brokers.base import Done
 
 
-def publish_for_ever(url: str, prefix: str) -> None:
+def publish_for_ever(url: str, namespace: str, prefix: str) -> None:
     """Publish batches of 20 and print what was confirmed, after the confirm."""
-    broker = connect(url, "test")
+    broker = connect(url, namespace)
     number = 0
     while True:
         batch = [
@@ -25,10 +29,10 @@ def publish_for_ever(url: str, prefix: str) -> None:
         print("confirmed", *broker.publish(batch).confirmed, flush=True)
 
 
-def consume(url: str, name: str, total: str) -> None:
-    """Claim and finish jobs until ``total`` are gone from the queue; print what was delivered."""
-    consumer = connect(url, "test").consumer(name)
-    broker = connect(url, "test")
+def consume(url: str, namespace: str, name: str) -> None:
+    """Take and finish jobs until the queue is empty; print what was delivered."""
+    broker = connect(url, namespace)
+    consumer = broker.consumer(name)
     print("ready", flush=True)
     sys.stdin.readline()
     until = time.monotonic() + 30
@@ -41,7 +45,7 @@ def consume(url: str, name: str, total: str) -> None:
             numbers = broker.counts(["a"]).queues["a"]
             if not numbers.ready and not numbers.running:
                 break
-            time.sleep(consumer.patience())
+            select.select(consumer.wait_on(), [], [], consumer.patience())
     print("lost", len(consumer.take_lost()), flush=True)
     consumer.close()
 

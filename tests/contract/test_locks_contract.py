@@ -26,24 +26,24 @@ def test_another_job_is_turned_away_and_changes_nothing(locks: Locks, clock: Clo
     assert locks.extend(claim("other", 9, 9), 1000) is False
     assert locks.free(claim("other", 9, 9)) is False
     assert locks.holder("k") == claim()
-    clock.time += 10
+    clock.advance(10)
     assert locks.holder("k") is None
 
 
 def test_the_same_job_raises_its_value_and_lease(locks: Locks, clock: Clock) -> None:
     locks.hold(claim(), 10)
-    clock.time += 9
+    clock.advance(9)
     assert locks.hold(claim(attempt=2), 10) == Held()
     assert locks.hold(claim(round=2, attempt=1), 10) == Held()
-    clock.time += 9
+    clock.advance(9)
     assert locks.holder("k") == claim(round=2)
 
 
 def test_the_same_value_starts_the_lease_afresh(locks: Locks, clock: Clock) -> None:
     locks.hold(claim(), 10)
-    clock.time += 9
+    clock.advance(9)
     assert locks.hold(claim(), 10) == Held()
-    clock.time += 9
+    clock.advance(9)
     assert locks.holder("k") == claim()
 
 
@@ -54,13 +54,13 @@ def test_a_lower_value_is_superseded_and_changes_nothing(locks: Locks, clock: Cl
         assert locks.extend(stale, 1000) is False
         assert locks.free(stale) is False
     assert locks.holder("k") == claim(round=2)
-    clock.time += 10
+    clock.advance(10)
     assert locks.hold(claim(), 10) == Held()
 
 
 def test_an_expired_lock_is_anybodys(locks: Locks, clock: Clock) -> None:
     locks.hold(claim(round=3), 10)
-    clock.time += 10
+    clock.advance(10)
     assert locks.holder("k") is None
     assert locks.free(claim(round=3)) is False
     assert locks.hold(claim("other"), 10) == Held()
@@ -70,7 +70,7 @@ def test_an_expired_lock_is_anybodys(locks: Locks, clock: Clock) -> None:
 def test_extend_lengthens_and_raises_what_is_held(locks: Locks, clock: Clock) -> None:
     locks.hold(claim(), 10)
     assert locks.extend(claim(), 100) is True
-    clock.time += 50
+    clock.advance(50)
     assert locks.holder("k") == claim()
     assert locks.extend(claim(attempt=2), 100) is True
     assert locks.holder("k") == claim(attempt=2)
@@ -80,7 +80,7 @@ def test_extend_never_takes_a_free_key(locks: Locks, clock: Clock) -> None:
     assert locks.extend(claim(), 10) is False
     assert locks.holder("k") is None
     locks.hold(claim(), 10)
-    clock.time += 10
+    clock.advance(10)
     assert locks.extend(claim(), 10) is False
     assert locks.holder("k") is None
     locks.hold(claim(), 10)

@@ -167,12 +167,13 @@ class AmqpBroker:
 
     def _publish(self, batch: Sequence[Outgoing], deadline: float) -> Receipt:
         now, exact = time.time(), self._exact()
+        jobs = {job.id: job for job in batch}
         try:
-            publications = [publish_job(self.names, job, exact, now) for job in batch]
+            publications = [publish_job(self.names, job, exact, now) for job in jobs.values()]
         except ValueError as error:
             raise BrokerRefused(str(error)) from error
         refused = self._publisher.publish(publications, deadline)
-        return Receipt(tuple(job.id for job in batch if job.id not in refused), {}, refused)
+        return Receipt(tuple(id for id in jobs if id not in refused), {}, refused)
 
     def _exact(self) -> frozenset[int]:
         known = self._known

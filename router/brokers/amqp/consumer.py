@@ -96,6 +96,8 @@ class AmqpConsumer:
         now = time.monotonic()
         returned: dict[QueueReader, list[Held]] = {}
         try:
+            if self._line.link is not None:
+                self._line.link.pump()  # what is known to be lost by now must not go on
             for settlement in settlements:
                 held = settlement.delivery.tag
                 if not isinstance(held, Held) or not held.live or held.state != "handed":
