@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ import psutil
 from router import Router
 from router.app import default
 from router.app.default import set_default
+from tests.servers.raw import Raw
+from tests.servers.shared import RabbitPlace, rabbit_place
 
 T = TypeVar("T")
 
@@ -40,7 +43,12 @@ def sqlite_url(folder: Path) -> str:
     return f"sqlite:///{folder}/router.db"
 
 
-BROKERS: dict[str, Callable[[Path], str]] = {"sqlite": sqlite_url}
+def amqp_url(folder: Path) -> str:
+    """A place of its own on a real RabbitMQ."""
+    return rabbit_place().url
+
+
+BROKERS: dict[str, Callable[[Path], str]] = {"amqp": amqp_url, "sqlite": sqlite_url}
 """Every broker that the acceptance tests run on: given an empty folder, its URL."""
 
 
@@ -186,6 +194,27 @@ class App:
 
     def _environ(self) -> dict[str, str]:
         return {**os.environ, **self.env}
+
+    # -- behind the broker's back ----------------------------------------------------------------------------------
+
+    @property
+    def counts_by_queue(self) -> bool:
+        """Whether the broker knows more of a queue than how many jobs are ready in it."""
+        return not self.env["ROUTER_BROKER_URL"].startswith("amqp:")
+
+    def hand_out(self, queue: str, times: int) -> None:
+        """Have the one job of ``queue`` handed out so often, and never settled, as if each worker had crashed."""
+        url, namespace = self.env["ROUTER_BROKER_URL"], self.env["ROUTER_NAMESPACE"]
+        if url.startswith("sqlite:"):
+            with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+                database.execute("UPDATE jobs SET claim = ? WHERE namespace = ?", (times, namespace))
+            database.close()
+            return
+        raw = Raw(RabbitPlace(url, namespace))
+        for _ in range(times):
+            message = self.wait_until(lambda: raw.channel.basic_get(raw.names.queue(queue)))
+            raw.channel.basic_reject(message.delivery_tag, requeue=True)
+        raw.close()
 
     # -- the application itself ------------------------------------------------------------------------------------
 

@@ -365,13 +365,16 @@ def test_monitoring_async_jobs__status_counts_what_waits_and_a_worker_for_one_qu
     before = idle_shop.status()["queues"]
     assert before["notifications"]["ready"] >= 1
     assert before["low"]["ready"] == 2
-    assert before["low"]["oldest"] is not None
+    if idle_shop.counts_by_queue:
+        assert before["low"]["oldest"] is not None
     assert before["heavy"]["ready"] == 0
 
     idle_shop.start_worker("--queue", "notifications", "--stop-when-empty").wait()
 
     after = idle_shop.status()["queues"]
-    assert after["notifications"]["ready"] == after["notifications"]["running"] == 0
+    assert after["notifications"]["ready"] == 0
+    if idle_shop.counts_by_queue:
+        assert after["notifications"]["running"] == 0
     assert after["low"]["ready"] == 2
     assert after["default"]["ready"] == 1
     assert {line["subject"] for line in idle_shop.journal("mail.sent")} == {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from harness import App
 
 from router.brokers import connect
-from router.brokers.base import Outgoing
+from router.brokers.base import Outgoing, Topology
 
 WORK = """
 import json, os, sys
@@ -164,7 +163,9 @@ def test_max_time_ends_an_idle_worker(app: App) -> None:
 
 def publish(app: App, *bodies: bytes) -> None:
     broker = connect(app.env["ROUTER_BROKER_URL"], app.env["ROUTER_NAMESPACE"])
-    broker.publish([Outgoing(f"raw-{number}", "p", "default", body) for number, body in enumerate(bodies)])
+    broker.declare(Topology(frozenset({"default"})))
+    receipt = broker.publish([Outgoing(f"raw-{number}", "p", "default", body) for number, body in enumerate(bodies)])
+    assert len(receipt.confirmed) == len(bodies)
     broker.close()
 
 
@@ -188,9 +189,7 @@ def test_what_nobody_can_run_waits_and_what_nobody_can_read_fails_at_once(app: A
 
 def test_a_job_that_was_handed_out_forty_times_is_poison_and_the_others_go_on(app: App) -> None:
     app.router("dispatch", "chained")
-    path = app.env["ROUTER_BROKER_URL"].removeprefix("sqlite:///")
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE jobs SET claim = 39 WHERE namespace = ?", (app.env["ROUTER_NAMESPACE"],))
+    app.hand_out("default", 39)
     for _ in range(3):
         app.router("dispatch", "quick")
     work_off(app)
@@ -201,9 +200,7 @@ def test_a_job_that_was_handed_out_forty_times_is_poison_and_the_others_go_on(ap
 
 def test_a_suspect_job_runs_alone_and_then_everything_goes_on_as_before(app: App) -> None:
     app.router("dispatch", "chained")
-    path = app.env["ROUTER_BROKER_URL"].removeprefix("sqlite:///")
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE jobs SET claim = 25 WHERE namespace = ?", (app.env["ROUTER_NAMESPACE"],))
+    app.hand_out("default", 25)
     for _ in range(3):
         app.router("dispatch", "quick")
     work_off(app)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from amqp_helpers import Raw, Setup
+from amqp_helpers import Setup
 
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitNode
+from tests.servers.raw import Raw
 from tests.servers.shared import RabbitPlace, rabbit_node, rabbit_place
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from amqp_helpers import Raw, Setup, failed, ids, job, spin, take, through, turn, until
+from amqp_helpers import Setup, failed, ids, job, spin, take, through, turn, until
 
 from router.brokers.base import Bury, Done, Forward, Return
 from tests.servers.proxy import Proxy
+from tests.servers.raw import Raw
 
 
 def test_jobs_come_in_order_and_are_gone_after_done(setup: Setup, raw: Raw) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
-from amqp_helpers import Raw, Setup, ids, job, take, until
+from amqp_helpers import Setup, ids, job, take, until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.brokers.amqp.names import HELD_BELOW, LADDER, MAX_EXACT, exact_delays, milliseconds, wait_for
 from router.brokers.base import Done, Forward
+from tests.servers.raw import Raw
 
 LATE = 0.6
 """Seconds that a job may be late on a busy machine."""

@@ -11,13 +11,14 @@ import threading
 import time
 
 import pytest
-from amqp_helpers import Raw, Setup, failed, ids, job, spin, take, until
+from amqp_helpers import Setup, failed, ids, job, spin, take, until
 
 from router.brokers.amqp import AmqpBroker
 from router.brokers.amqp import failed as failed_module
 from router.brokers.base import Bury, Decision, FailedJob, Forget, Keep, Requeue
 from router.errors import BrokerUnavailable
 from router.locks.memory import MemoryLocks
+from tests.servers.raw import Raw
 
 
 def fill(setup: Setup, broker: AmqpBroker, count: int) -> list[FailedJob]:

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from amqp_helpers import Raw, Setup, ids, job, take, through, until
+from amqp_helpers import Setup, ids, job, take, through, until
 
 from router.brokers.amqp import AmqpBroker
 from router.brokers.base import Done, Outgoing
@@ -15,6 +15,7 @@ from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
 from router.locks.memory import MemoryLocks
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import MAX_MESSAGE
+from tests.servers.raw import Raw
 from tests.servers.shared import rabbit_node
 
 

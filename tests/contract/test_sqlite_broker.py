@@ -12,10 +12,12 @@ import pytest
 from broker_harness import Clock, failed, ids, job, settled, take, worker_state
 
 from router.brokers import connect, sqlite_rows
+from router.brokers.amqp import AmqpBroker
 from router.brokers.base import Broker, Bury, Done, FailedJob, Forward, Requeue, Return
 from router.brokers.memory import MemoryBroker
 from router.brokers.sqlite import SqliteBroker
 from router.errors import BrokerRefused, BrokerUnavailable
+from router.locks.redis import RedisLocks
 from router.locks.sqlite import SqliteLocks
 from router.storage.sqlite import Database
 
@@ -298,12 +300,14 @@ def test_connect_chooses_by_scheme(tmp_path: Path) -> None:
         assert isinstance(broker.locks, SqliteLocks)
         assert (broker.locks.database is broker.database) is together
     assert isinstance(connect("memory://", "n"), MemoryBroker)
-    for bad in ("amqp://guest:secret@host", "amqps://x", "kafka://x", "sqlite:///", "nonsense"):
+    assert isinstance(connect("amqp://guest:secret@host", "n"), AmqpBroker)
+    assert isinstance(connect("amqps://host", "n", "redis://host").locks, RedisLocks)
+    for bad in ("amqp://guest:secret@host:port", "amqps://x?timeout=3", "kafka://x", "sqlite:///", "nonsense"):
         with pytest.raises(BrokerRefused) as refused:
             connect(bad, "n")
         assert "secret" not in str(refused.value)
-    with pytest.raises(BrokerRefused, match="Redis"):
-        connect(url, "n", "redis://host")
+    with pytest.raises(BrokerRefused, match=r"kafka"):
+        connect(url, "n", "kafka://host")
     assert not (tmp_path / "router.db").exists()  # nothing is opened before it is needed
 
 

@@ -81,7 +81,10 @@ class AmqpConsumer:
             left = sum(room.values()) if limit is None else limit
             taken: list[Delivery] = []
             for queue, count in room.items():
-                taken += self._readers[queue].take(min(count, left - len(taken)))
+                reader = self._readers[queue]
+                taken += reader.take(min(count, left - len(taken)))
+                if reader.expects(now):
+                    break  # the jobs of the queues behind it come after those that this one may have
             if self._line.link is not None:
                 self._line.link.pump()
         except LinkDown as error:

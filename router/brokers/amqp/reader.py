@@ -34,6 +34,9 @@ ADJUST_AGAIN = 1.0
 IDLE_BEFORE_CANCEL = 0.25
 """Seconds without room after which nothing more may come, because another worker could have it."""
 
+ON_ITS_WAY = 0.03
+"""Seconds: what a queue has ready arrives so soon after it was asked for."""
+
 SURPLUS_BEFORE_RETURN = 1.0
 """Seconds after which buffered jobs for which there is no room go back. Each return raises a job's count."""
 
@@ -80,6 +83,7 @@ class QueueReader:
         self._failures = 0
         self._consuming_since = 0.0
         self._raised_at = 0.0
+        self._asked_at = 0.0
         self._no_room_since: float | None = None
         self._surplus_since: float | None = None
 
@@ -111,6 +115,10 @@ class QueueReader:
             out.append(held.delivery)
         return out
 
+    def expects(self, now: float) -> bool:
+        """Whether a job may be on its way here: it was asked for a moment ago. ``now`` is monotonic."""
+        return self._tag is not None and not self._buffer and now < self._asked_at + ON_ITS_WAY
+
     def next_due(self) -> float | None:
         """When the next job held here is due, in seconds since the epoch."""
         return self._early[0][0] if self._early else None
@@ -122,6 +130,10 @@ class QueueReader:
             times.append(self._no_room_since + IDLE_BEFORE_CANCEL)
         if room and self._tag is None:
             times.append(self._retry_at)
+        if room and self._tag is not None and not self._buffer:
+            expected = self._asked_at + ON_ITS_WAY
+            if expected > time.monotonic():
+                times.append(expected)
         return min(times, default=None)
 
     def adjust(self, room: int, now: float) -> None:
@@ -163,6 +175,8 @@ class QueueReader:
                 self._channel.basic_ack(front[-1], multiple=len(front) > 1)
             for number in rest:
                 self._channel.basic_ack(number)
+        if self._tag_held >= self._prefetch:
+            self._asked_at = time.monotonic()
         for number in (*front, *rest):
             self._remove(self._held[number])
         self._acked.clear()
@@ -195,7 +209,7 @@ class QueueReader:
         # A fresh tag each time: with the same one RabbitMQ 3.10 ends the connection.
         self._tag = f"router.{uuid.uuid4().hex[:16]}"
         self._tag_held = 0
-        self._consuming_since = now
+        self._consuming_since = self._asked_at = now
         with self._link.sending():
             self._channel.send_qos(self._prefetch)
             self._channel.basic_consume(self._physical, consumer_tag=self._tag, nowait=True)

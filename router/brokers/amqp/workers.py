@@ -15,6 +15,7 @@ import msgspec
 from amqp import Message
 from amqp.exceptions import AMQPError, ChannelError
 
+from router.brokers.amqp.declare import NOT_FOUND
 from router.brokers.amqp.link import Link, describe
 from router.brokers.amqp.messages import body_of, publish_arguments
 from router.brokers.amqp.names import Names
@@ -77,7 +78,7 @@ class Answerer:
 
 
 def ask(link: Link, names: Names, seconds: float = ANSWER_SECONDS) -> list[WorkerState]:
-    """What the workers say of themselves, by name. Raises LinkDown, and BrokerRefused where nothing is declared."""
+    """What the workers say of themselves, by name. Raises LinkDown and BrokerRefused."""
     answers: dict[str, WorkerState] = {}
     channel = link.channel()
 
@@ -102,5 +103,7 @@ def ask(link: Link, names: Names, seconds: float = ANSWER_SECONDS) -> list[Worke
         while time.monotonic() < until:
             link.wait(until)
     except ChannelError as error:
+        if error.reply_code == NOT_FOUND:
+            return []  # a worker would have declared it
         raise BrokerRefused(f"{link.address}: can't ask the workers: {describe(error)}") from error
     return sorted(answers.values(), key=lambda state: state.name)
