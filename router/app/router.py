@@ -338,8 +338,9 @@ class Router:
 
     def _publish(self, outgoing: Sequence[Outgoing]) -> Receipt:
         try:
-            self._declare()
-            receipt = self.broker.publish(outgoing)
+            until = time.monotonic() + self.table.settings.publish_timeout
+            self._declare(until - time.monotonic())
+            receipt = self.broker.publish(outgoing, deadline=max(until - time.monotonic(), 0.0))
         except (BrokerError, LocksUnavailable) as error:
             raise DispatchError(f"nothing was queued: {error}", unconfirmed=outgoing) from error
         if receipt.unconfirmed:
@@ -352,10 +353,10 @@ class Router:
             )
         return receipt
 
-    def _declare(self) -> None:
+    def _declare(self, deadline: float) -> None:
         table = self.table
         if self._declared != table.hash:
-            self.broker.declare(topology(table))
+            self.broker.declare(topology(table), deadline=deadline)
             self._declared = table.hash
 
     def _drop_broker(self) -> None:

@@ -261,8 +261,15 @@ class Broker(Protocol):
         """The lock store of unique jobs; None if none is configured."""
         ...
 
-    def declare(self, topology: Topology) -> None:
-        """Make sure that everything exists that these queues and delays need. Deletes nothing, may be repeated."""
+    def declare(self, topology: Topology, *, deadline: float = PUBLISH_DEADLINE) -> None:
+        """Make sure that everything exists that these queues and delays need. Deletes nothing, may be repeated.
+
+        A broker that is out of reach is waited for, ``deadline`` seconds at most.
+        """
+        ...
+
+    def objections(self, longest: float) -> list[str]:
+        """What the broker's own set-up won't stand where handlers may run for ``longest`` seconds, and what to do."""
         ...
 
     def publish(self, batch: Sequence[Outgoing], *, deadline: float = PUBLISH_DEADLINE) -> Receipt:

@@ -145,8 +145,12 @@ class MemoryBroker:
     def locks(self) -> Locks | None:
         return self._locks
 
-    def declare(self, topology: Topology) -> None:
+    def declare(self, topology: Topology, *, deadline: float = PUBLISH_DEADLINE) -> None:
         """Queues and delays need nothing here."""
+
+    def objections(self, longest: float) -> list[str]:
+        """None: jobs may run for as long as they like."""
+        return []
 
     def publish(self, batch: Sequence[Outgoing], *, deadline: float = PUBLISH_DEADLINE) -> Receipt:
         if needs_locks(batch, self._locks) and self._locks is not None:

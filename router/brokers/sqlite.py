@@ -53,9 +53,13 @@ class SqliteBroker:
     def locks(self) -> Locks | None:
         return self._locks
 
-    def declare(self, topology: Topology) -> None:
+    def declare(self, topology: Topology, *, deadline: float = PUBLISH_DEADLINE) -> None:
         """Makes the file; queues and delays need nothing of their own."""
-        patiently(lambda _: self.database.version(), PUBLISH_DEADLINE)
+        patiently(lambda _: self.database.version(), deadline)
+
+    def objections(self, longest: float) -> list[str]:
+        """None: jobs may run for as long as they like."""
+        return []
 
     def publish(self, batch: Sequence[Outgoing], *, deadline: float = PUBLISH_DEADLINE) -> Receipt:
         until = time.monotonic() + deadline

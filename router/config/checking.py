@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from router.config.settings import (
     DEFAULT_BROKER_URL,
     DEFAULT_NAMESPACE,
     DEFAULT_PRIORITY,
+    DEFAULT_PUBLISH_TIMEOUT,
     DEFAULT_UNKNOWN_ROUTE_FOR,
     AsyncDefaults,
     AsyncOptions,
@@ -76,6 +78,7 @@ class _Checker:
             hash=self._hash(content),
             broker_url=absolute_url(broker_url or DEFAULT_BROKER_URL, self._folder),
             namespace=namespace or DEFAULT_NAMESPACE,
+            publish_timeout=self._duration(DEFAULT_PUBLISH_TIMEOUT, "broker", "publishTimeout", positive=True),
             locks_url=absolute_url(locks_url, self._folder) if locks_url else None,
             defaults=defaults,
             bootstrap=self._import_path(data, "bootstrap"),
@@ -84,7 +87,7 @@ class _Checker:
                 for folder in _list(data.get("pythonpath"))
                 if isinstance(folder, str)
             ),
-            unknown_route_for=self._unknown_route_for(),
+            unknown_route_for=self._duration(DEFAULT_UNKNOWN_ROUTE_FOR, "unknownRouteFor"),
             concurrency=self._concurrency(),
             points=points,
         )
@@ -101,13 +104,15 @@ class _Checker:
             self._report(problem, "async")
         return defaults
 
-    def _unknown_route_for(self) -> float:
-        value = self._data.get("unknownRouteFor")
+    def _duration(self, default: float, *place: str, positive: bool = False) -> float:
+        """The duration that stands at ``place``, in seconds; ``positive``: 0 is not allowed."""
+        *outer, name = place
+        value = reduce(lambda data, key: _mapping(data.get(key)), outer, self._data).get(name)
         if not is_duration(value):
-            return DEFAULT_UNKNOWN_ROUTE_FOR
-        problem = duration_problem("`unknownRouteFor`", value)
-        self._report(problem, "unknownRouteFor")
-        return DEFAULT_UNKNOWN_ROUTE_FOR if problem else parse_duration(value)
+            return default
+        problem = duration_problem(f"`{name}`", value, positive=positive)
+        self._report(problem, *place)
+        return default if problem else parse_duration(value)
 
     def _concurrency(self) -> dict[str, int]:
         limits = {}

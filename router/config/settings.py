@@ -17,6 +17,7 @@ DEFAULT_BROKER_URL = "sqlite:///router.db"
 DEFAULT_NAMESPACE = "router"
 DEFAULT_PRIORITY = 100
 DEFAULT_UNKNOWN_ROUTE_FOR = 600.0
+DEFAULT_PUBLISH_TIMEOUT = 10.0
 MAX_WAIT = 365 * 86_400.0
 """Longest delay, backoff or timeout that a file may ask for, in seconds."""
 MAX_RETRIES = 1_000
@@ -103,12 +104,16 @@ class AsyncDefaults(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """One file, checked. Paths in it are absolute; ``hash`` is the SHA-256 of the file and of the schemas it names."""
+    """One file, checked. Paths in it are absolute; ``hash`` is the SHA-256 of the file and of the schemas it names.
+
+    ``publish_timeout``: seconds that a dispatch waits for a broker that is out of reach, or that confirms nothing.
+    """
 
     path: str
     hash: str
     broker_url: str = DEFAULT_BROKER_URL
     namespace: str = DEFAULT_NAMESPACE
+    publish_timeout: float = DEFAULT_PUBLISH_TIMEOUT
     locks_url: str | None = None
     defaults: AsyncDefaults = AsyncDefaults()
     bootstrap: str | None = None

@@ -42,6 +42,10 @@ class RoutingTable(msgspec.Struct, frozen=True):
         used = {options.queue for _, options in self.async_routes()}
         return tuple(sorted(used | {self.settings.defaults.queue, *self.settings.concurrency}))
 
+    def longest(self) -> float:
+        """The longest timeout of a route, in seconds; 0 where none runs later."""
+        return max((options.timeout for _, options in self.async_routes()), default=0.0)
+
     def waits(self) -> frozenset[float]:
         """Every wait, in seconds, that the routes can produce by ``delay`` and backoff."""
         waits = {wait for _, options in self.async_routes() for wait in (options.delay, *schedule(options))}

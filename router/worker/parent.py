@@ -13,23 +13,26 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from router.app.router import topology
-from router.brokers.base import Broker, WorkerState
+from router.brokers.base import Broker, Counts, WorkerState
+from router.brokers.wake import Wake
 from router.config import mask_url
 from router.errors import BrokerError, BrokerUnavailable
 from router.routing.table import RoutingTable, difference
+from router.worker.aside import aside
 from router.worker.checking import Check, Checked
 from router.worker.clock import Clock
 from router.worker.desk import Desk
 from router.worker.messages import Hello, Ready, ToParent, Unready
 from router.worker.pool import Child, Limits, Pool, PoolExhausted
 from router.worker.processes import describe_exit, reap_orphans
+from router.worker.watchdog import Watchdog
 from router.worker.watching import Watcher
 
 log = logging.getLogger("router.worker")
@@ -69,9 +72,12 @@ class Worker:
         self._pool = Pool(options.concurrency, options.limits, self._hello())
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._consumer = broker.consumer(self._name)
-        self._woken_by: socket.socket | None = None
+        self._wake = Wake()
+        self._watchdog = Watchdog()
         self._check: Check | None = None
         self._check_wanted: str | None = None
+        self._adopting: tuple[RoutingTable, Future[list[str]]] | None = None
+        self._looking: Future[Counts] | None = None
         self._last_error: str | None = None
         self._stopping: str | None = None
         self._stop_by: float | None = None
@@ -90,10 +96,11 @@ class Worker:
         settings = self._table.settings
         about = (self._name, self._pool.size, ", ".join(self._desk.queues()), mask_url(settings.broker_url))
         log.info("worker %s: %d children, queues %s, broker %s", *about, extra={"event": "worker.started"})
-        with self._woken() as woken:
-            watcher = Watcher(settings.path, lambda: self._want_check("the file was edited", woken))
+        self._watchdog.start()
+        with self._signals_wake():
+            watcher = Watcher(settings.path, lambda: self._want_check("the file was edited"))
             try:
-                self._declare()
+                self._prepare()
                 while not self._done():
                     self._turn()
             except PoolExhausted as error:
@@ -107,12 +114,13 @@ class Worker:
     def _turn(self) -> None:
         wait = self._patience()
         ready = self._wait(wait)
+        self._watchdog.progress()
         lost = self._clock.tick(wait)
         if lost:
             log.warning("this worker stood still for %.1f s; running jobs get that time back", lost)
         now = self._clock.now()
-        for source in ready:
-            self._readable(source, now)
+        for child in ready:
+            self._listen(child, now)
         self._attend_signals(now)
         self._attend_children(now)
         self._attend_check()
@@ -144,30 +152,18 @@ class Worker:
         left = self._options.max_jobs - self._desk.ended.total() - self._desk.in_hand
         return {queue: min(count, left) for queue, count in room.items() if left > 0}
 
-    def _readable(self, source: Any, now: float) -> None:
-        match source:
-            case Child():
-                self._listen(source, now)
-            case socket.socket():
-                source.recv(4096)
-
-    def _sources(self) -> dict[int, Any]:
-        """What there is to wait on now, by descriptor. Asked anew each turn: closed numbers come again."""
-        sources: dict[int, Any] = {child.pipe.fileno(): child for child in self._pool if not child.pipe.ended}
-        sources |= dict.fromkeys(self._consumer.wait_on())
-        if self._check is not None:
-            sources[self._check.fileno()] = None
-        if self._woken_by is not None:
-            sources[self._woken_by.fileno()] = self._woken_by
-        return sources
-
-    def _wait(self, seconds: float) -> list[Any]:
-        """Wait until one of the sources is readable, at most so long; returns those to be read here."""
-        sources = self._sources()
+    def _wait(self, seconds: float) -> list[Child]:
+        """Wait until something can be read, at most so long; returns the children that have said something."""
+        # Asked anew each turn: the numbers of closed descriptors come again.
+        children = {child.pipe.fileno(): child for child in self._pool if not child.pipe.ended}
         poll = select.poll()
-        for fd in sources:
+        for fd in (*children, *self._consumer.wait_on(), self._wake.fileno()):
             poll.register(fd, select.POLLIN)
-        return [sources[fd] for fd, _ in poll.poll(seconds * 1000)]
+        if self._check is not None:
+            poll.register(self._check.fileno(), select.POLLIN)
+        ready = poll.poll(seconds * 1000)
+        self._wake.clear()
+        return [children[fd] for fd, _ in ready if fd in children]
 
     # -- children --------------------------------------------------------------------------------------------------
 
@@ -197,13 +193,18 @@ class Worker:
 
     # -- the file --------------------------------------------------------------------------------------------------
 
-    def _want_check(self, why: str, woken: socket.socket) -> None:
+    def _want_check(self, why: str) -> None:
         """Called from the watcher's thread."""
         self._check_wanted = why
-        woken.send(b"\0")
+        self._wake.set()
 
     def _attend_check(self) -> None:
-        if self._check is not None:
+        if self._adopting is not None:
+            table, prepared = self._adopting
+            if prepared.done():
+                self._adopting = None
+                self._adopt(table, prepared)
+        elif self._check is not None:
             result = self._check.poll()
             if result is not None:
                 self._check = None
@@ -218,13 +219,27 @@ class Worker:
         if table is None:
             self._reload_failed(result.problems())
             return
-        old = self._table
-        table = msgspec.structs.replace(table, generation=old.generation + 1)
-        try:
+        table = msgspec.structs.replace(table, generation=self._table.generation + 1)
+        self._adopting = (table, self._prepared(table))
+
+    def _prepared(self, table: RoutingTable) -> Future[list[str]]:
+        """Makes sure that what this table needs exists on the broker; the result is what the broker will not stand."""
+
+        def prepare() -> list[str]:
             self._broker.declare(topology(table))
+            return self._broker.objections(table.longest())
+
+        return aside(prepare, self._wake.set)
+
+    def _adopt(self, table: RoutingTable, prepared: Future[list[str]]) -> None:
+        try:
+            objections = prepared.result()
         except BrokerError as error:
             self._reload_failed(str(error))
             return
+        for objection in objections:
+            log.warning("%s", objection)
+        old = self._table
         self._last_error = None
         self._table = table
         self._desk.use(table)
@@ -244,42 +259,39 @@ class Worker:
         text = "reload: generation %d stays in force, the file can't be used:\n%s"
         log.error(text, self._table.generation, why, extra={"event": "reload.failed", "error": why})
 
-    def _declare(self) -> None:
+    def _prepare(self) -> None:
         """Make sure that the queues exist; a broker that is away is waited for."""
-        wait = 0.5
         while not self._stopping:
+            prepared = self._prepared(self._table)
+            while not prepared.done() and not self._stopping:
+                self._wait(LONGEST_WAIT)
+                self._watchdog.progress()
+                self._attend_signals(self._clock.now())
+            if not prepared.done():
+                return
             try:
-                self._broker.declare(topology(self._table))
+                for objection in prepared.result():
+                    log.warning("%s", objection)
                 return
             except BrokerUnavailable as error:
-                log.warning("the broker is out of reach, trying again in %g s: %s", wait, error)
-            self._wait(wait)
-            self._attend_signals(self._clock.now())
-            wait = min(wait * 2, 10.0)
+                log.warning("the broker is out of reach, trying again: %s", error)
 
     # -- the outside -----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _woken(self) -> Iterator[socket.socket]:
-        """Let signals, and whoever writes to the socket given, end a wait."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        self._woken_by = ours
+    def _signals_wake(self) -> Iterator[None]:
+        """Let signals end a wait."""
         before = {
             number: signal.signal(number, lambda number, _: self._signals.append(number))
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
         }
-        old_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        old_fd = signal.set_wakeup_fd(self._wake.wakeup_fd(), warn_on_full_buffer=False)
         try:
-            yield theirs
+            yield
         finally:
             signal.set_wakeup_fd(old_fd)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._woken_by = None
-            ours.close()
-            theirs.close()
 
     def _attend_signals(self, now: float) -> None:
         signals, self._signals = self._signals, []
@@ -316,12 +328,18 @@ class Worker:
     def _is_empty(self, now: float) -> bool:
         """Nothing ready in our queues, nothing in hand, nothing delayed: seen twice, a second apart."""
         if self._desk.in_hand or self._consumer.unsettled:
-            self._empty_since = None
+            self._empty_since = self._looking = None
             return False
         if self._empty_since is not None and now - self._empty_since < EMPTY_FOR:
             return False
+        if self._looking is None:
+            queues = self._desk.queues()
+            self._looking = aside(lambda: self._broker.counts(queues), self._wake.set)
+        if not self._looking.done():
+            return False
+        looking, self._looking = self._looking, None
         try:
-            counts = self._broker.counts(self._desk.queues())
+            counts = looking.result()
         except BrokerError:
             return False
         if counts.delayed != 0 or any(counts.queues[queue].ready != 0 for queue in self._desk.queues()):
@@ -366,11 +384,13 @@ class Worker:
         self._pool.end(now)
         give_up_at = time.monotonic() + FLUSH_WITHIN
         while self._consumer.unsettled and time.monotonic() < give_up_at:
+            self._watchdog.progress()
             self._consumer.poll({})
             self._wait(self._consumer.patience())
         if self._consumer.unsettled:
             log.error("%d jobs could not be settled; they will run again", self._consumer.unsettled)
         self._consumer.close()
+        self._watchdog.close()
         if self._check is not None:
             self._check.cancel()
         ended = self._desk.ended

@@ -8,9 +8,8 @@ import pytest
 from amqp_helpers import Setup
 
 from tests.servers.proxy import Proxy
-from tests.servers.rabbitmq import RabbitNode
 from tests.servers.raw import Raw
-from tests.servers.shared import RabbitPlace, rabbit_node, rabbit_place
+from tests.servers.shared import RabbitPlace, rabbit_place
 
 
 @pytest.fixture
@@ -39,16 +38,3 @@ def proxy(place: RabbitPlace) -> Iterator[Proxy]:
     made = Proxy(Address.parse(place.url).port)
     yield made
     made.close()
-
-
-@pytest.fixture
-def own_node() -> Iterator[RabbitNode]:
-    """A node that the test may kill."""
-    if rabbit_node() is None:
-        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to kill")
-    node = RabbitNode()
-    try:
-        node.start()
-        yield node
-    finally:
-        node.close()

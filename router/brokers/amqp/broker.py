@@ -16,7 +16,7 @@ from router.brokers.amqp.failed import sweep as sweep_failed
 from router.brokers.amqp.link import Address, Link, connect
 from router.brokers.amqp.messages import publish_job
 from router.brokers.amqp.names import LADDER, Names, exact_delays
-from router.brokers.amqp.publisher import Publisher
+from router.brokers.amqp.publisher import FIRST_PAUSE, LONGEST_PAUSE, Publisher
 from router.brokers.amqp.topology import Declaration, plan
 from router.brokers.amqp.workers import ask
 from router.brokers.base import (
@@ -34,10 +34,18 @@ from router.brokers.base import (
     WorkerState,
 )
 from router.brokers.locking import needs_locks, publish_locked
-from router.errors import BrokerRefused
+from router.errors import BrokerRefused, BrokerUnavailable
 from router.locks.base import Locks
 
 log = logging.getLogger(__name__)
+
+CONSUMER_TIMEOUT = 1800.0
+"""Seconds after which RabbitMQ, as delivered, takes a job back from whoever has not acked it."""
+
+TAKES_BACK = (
+    "takes back a job that runs longer than its `consumer_timeout` (30 min as delivered), and runs it again; a timeout "
+    "of {:g} s needs `consumer_timeout = {}` in its rabbitmq.conf, or RabbitMQ 3.12, which heeds the queue's own"
+)
 
 CONSUMER_TIMEOUT_FROM = (3, 12)
 """From this version on RabbitMQ heeds the queue's own ``x-consumer-timeout``."""
@@ -63,14 +71,35 @@ class AmqpBroker:
         """See the contract."""
         return self._locks
 
-    def declare(self, topology: Topology) -> None:
+    def declare(self, topology: Topology, *, deadline: float = PUBLISH_DEADLINE) -> None:
         """See the contract. Remembered, so that what goes missing later is declared again."""
         declarations = self.plan(topology)
-        with self._link("declaring") as link:
-            declaring.apply(link, declarations, declare=self._declare)
+        until, pause = time.monotonic() + deadline, FIRST_PAUSE
+        while True:
+            left = until - time.monotonic()
+            try:
+                with self._link("declaring", min(left, self.address.connect_seconds)) as link:
+                    declaring.apply(link, declarations, declare=self._declare)
+                break
+            except BrokerUnavailable:
+                if time.monotonic() + pause >= until:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
         with self._mutex:
             known = self._known or Topology(frozenset())
             self._known = Topology(known.queues | topology.queues, known.delays | topology.delays)
+
+    def objections(self, longest: float) -> list[str]:
+        """See the contract."""
+        if longest < CONSUMER_TIMEOUT:
+            return []
+        with self._link("asking") as link:
+            version = link.server_version
+        if not version or version >= CONSUMER_TIMEOUT_FROM:
+            return []
+        text = ".".join(map(str, version))
+        return [f"RabbitMQ {text} {TAKES_BACK.format(longest, int(longest * 1000) + 600_000)}"]
 
     def publish(self, batch: Sequence[Outgoing], *, deadline: float = PUBLISH_DEADLINE) -> Receipt:
         """See the contract."""
@@ -151,19 +180,6 @@ class AmqpBroker:
         """Delete these queues and delay queues (seconds) unless ``topology`` has them; see `declare.prune`."""
         with self._link("pruning") as link:
             return declaring.prune(link, self.names.namespace, topology, queues, exact_delays(delays))
-
-    def warn_of_timeouts(self, longest: float) -> str | None:
-        """What to say where handlers may run for ``longest`` seconds and the server does not stand that; else None."""
-        with self._link("asking") as link:
-            version = link.server_version
-        if longest < 1800 or not version or version >= CONSUMER_TIMEOUT_FROM:
-            return None
-        text = ".".join(map(str, version))
-        return (
-            f"RabbitMQ {text} takes back a job that runs longer than its `consumer_timeout` (30 min as delivered), "
-            f"and runs it again; a timeout of {longest:g} s needs `consumer_timeout = {int(longest * 1000) + 600_000}` "
-            "in its rabbitmq.conf, or RabbitMQ 3.12, which heeds the queue's own"
-        )
 
     def _publish(self, batch: Sequence[Outgoing], deadline: float) -> Receipt:
         now, exact = time.time(), self._exact()

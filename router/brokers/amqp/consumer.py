@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from router.brokers.amqp.line import Line, Wake
+from router.brokers.amqp.line import Line
 from router.brokers.amqp.link import Address, Link, LinkDown
 from router.brokers.amqp.lock_steps import LockThread
 from router.brokers.amqp.messages import Publication, park, publish_failed, publish_job
@@ -16,6 +16,7 @@ from router.brokers.amqp.outbox import Outbox
 from router.brokers.amqp.reader import Held, QueueReader
 from router.brokers.amqp.workers import Answerer
 from router.brokers.base import Bury, Delivery, Done, Forward, Outgoing, Return, Settlement, WorkerState
+from router.brokers.wake import Wake
 from router.errors import BrokerRefused, BrokerUnavailable
 from router.locks.base import Claim, Locks
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-import socket
-import threading
 
 from router.brokers.amqp.link import Address, Dialing, Link
+from router.brokers.wake import Wake
 from router.errors import BrokerRefused, BrokerUnavailable
 
 log = logging.getLogger(__name__)
@@ -15,45 +14,6 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 3.0
 LONGEST_PAUSE_REFUSED = 15.0
-
-
-class Wake:
-    """A descriptor that becomes readable when another thread has something for the loop."""
-
-    def __init__(self) -> None:
-        self._receiver, self._sender = socket.socketpair()
-        self._receiver.setblocking(False)
-        self._sender.setblocking(False)
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def fileno(self) -> int:
-        """To be waited on for reading."""
-        return self._receiver.fileno()
-
-    def set(self) -> None:
-        """Wake the loop; from any thread."""
-        with self._lock:
-            if not self._closed:
-                try:
-                    self._sender.send(b"!")
-                except BlockingIOError:
-                    return  # it is full, and so readable
-
-    def clear(self) -> None:
-        """The loop is awake."""
-        try:
-            while self._receiver.recv(4096):
-                pass
-        except BlockingIOError:
-            return
-
-    def close(self) -> None:
-        """Wakes nobody any more."""
-        with self._lock:
-            self._closed = True
-            self._sender.close()
-            self._receiver.close()
 
 
 class Line:

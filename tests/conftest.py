@@ -1,0 +1,22 @@
+"""Servers that a test may do anything to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.rabbitmq import RabbitNode, scripts
+
+
+@pytest.fixture
+def own_node() -> Iterator[RabbitNode]:
+    """A RabbitMQ node that the test may kill."""
+    if scripts() is None:
+        pytest.skip("$ROUTER_TEST_AMQP_URL stands in for RabbitMQ, which isn't installed here, and is not ours to kill")
+    node = RabbitNode()
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()
