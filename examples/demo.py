@@ -30,7 +30,7 @@ class Story:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shorten(FILE, folder / "extensions.yaml", waits=100, timeouts=100)
-        self._env = {
+        self.env = {
             **os.environ,
             "ROUTER_CONFIG": str(folder / "extensions.yaml"),
             "ROUTER_BROKER_URL": os.environ.get("ROUTER_BROKER_URL", f"sqlite:///{folder}/router.db"),
@@ -49,7 +49,7 @@ class Story:
         console.print(f"[bold]$ router {shown}[/]", markup=True)
         done = subprocess.run(
             [ROUTER, *arguments],
-            env=self._env,
+            env=self.env,
             cwd=self.folder,
             text=True,
             stdout=subprocess.PIPE,
@@ -67,7 +67,7 @@ class Story:
     def failed_jobs(self) -> list[dict[str, Any]]:
         """The failed jobs, as data."""
         command = [ROUTER, "failed", "list", "--format", "json"]
-        output = subprocess.run(command, env=self._env, cwd=self.folder, capture_output=True, timeout=60, check=True)
+        output = subprocess.run(command, env=self.env, cwd=self.folder, capture_output=True, timeout=60, check=True)
         jobs: list[dict[str, Any]] = json.loads(output.stdout)
         return jobs
 
@@ -121,6 +121,8 @@ def main() -> None:
         story.run("failed", "forget", "--queue", "emails", "--yes")
         story.run("failed", "retry", job["job"], expect="1 jobs are queued again")
         story.run("status", expect="in all: 0 delayed, 0 failed")
+        if story.env["ROUTER_BROKER_URL"].startswith("amqp"):
+            console.print(f"\nIts queues stay on RabbitMQ; their names begin with {story.env['ROUTER_NAMESPACE']}.")
         console.print(
             "\n[bold green]That was it.[/] Read config/extensions.yaml and examples/shop, then write your own."
         )

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from router.locks.base import Locks
 
 
-def connect(broker_url: str, namespace: str, locks_url: str | None = None) -> Broker:
+def connect(broker_url: str, namespace: str, locks_url: str | None = None, *, declare: bool = True) -> Broker:
     """The broker at ``broker_url``, with the lock store at ``locks_url``. Opens nothing yet.
 
     ``sqlite:///path`` keeps locks in the same file unless ``locks_url`` names another place; ``memory://`` keeps them
     in memory; RabbitMQ, ``amqp://`` or ``amqps://``, has locks only where ``locks_url`` says. Raises BrokerRefused for
-    a URL that no broker, or no lock store, of this version understands.
+    a URL that no broker, or no lock store, of this version understands. ``declare`` False: on RabbitMQ nothing is made,
+    only looked at.
     """
     scheme = broker_url.partition(":")[0]
     match scheme:
@@ -30,7 +31,7 @@ def connect(broker_url: str, namespace: str, locks_url: str | None = None) -> Br
         case "amqp" | "amqps":
             from router.brokers.amqp import AmqpBroker
 
-            return AmqpBroker(broker_url, namespace, open_locks(locks_url) if locks_url else None)
+            return AmqpBroker(broker_url, namespace, open_locks(locks_url) if locks_url else None, declare=declare)
         case _:
             raise BrokerRefused(f"broker.url: there is no broker for {scheme}://; use sqlite:///path/to/router.db")
 

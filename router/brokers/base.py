@@ -12,7 +12,7 @@ Everything that travels here is frozen. Ids are job ids. Times are seconds since
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -214,7 +214,7 @@ class QueueCounts:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Numbers of a namespace: by queue (each asked for, and each that holds something), and in all."""
+    """Numbers of a namespace: by queue (each asked for, and each that is known to hold something), and in all."""
 
     queues: Mapping[str, QueueCounts]
     delayed: int | None
@@ -285,7 +285,10 @@ class Broker(Protocol):
         """A consumer for the worker called ``name`` (unique among workers)."""
         ...
 
-    def counts(self, queues: Sequence[str]) -> Counts: ...
+    def counts(self, queues: Sequence[str], delays: Iterable[float] = ()) -> Counts:
+        """The numbers of these queues. ``delays``: waits in seconds that routes can produce, beside those declared
+        here; a broker that has a queue for each finds the delayed jobs by them."""
+        ...
 
     def workers(self) -> list[WorkerState]:
         """The workers that are alive now."""

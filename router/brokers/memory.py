@@ -165,7 +165,7 @@ class MemoryBroker:
     def consumer(self, name: str) -> MemoryConsumer:
         return MemoryConsumer(self._store, name, self._locks, self._now)
 
-    def counts(self, queues: Sequence[str]) -> Counts:
+    def counts(self, queues: Sequence[str], delays: Iterable[float] = ()) -> Counts:
         with self._store.mutex:
             now = self._now()
             holding = {row.queue for row in self._store.jobs.values()}

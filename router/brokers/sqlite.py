@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from router.brokers import sqlite_rows as rows
 from router.brokers.base import (
@@ -109,7 +109,7 @@ class SqliteBroker:
         patiently(lambda _: self.database.version(), PUBLISH_DEADLINE)
         return SqliteConsumer(self.database, self.namespace, name, self._locks_outside, self._now)
 
-    def counts(self, queues: Sequence[str]) -> Counts:
+    def counts(self, queues: Sequence[str], delays: Iterable[float] = ()) -> Counts:
         with self.database.reading() as cursor:
             by_queue = rows.count(cursor, self.namespace, queues, self._now())
         return Counts(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from router.app.router import Router
-from router.config import find, load
+from router.config import find, load, parse_duration
 from router.errors import ConfigNotFound, RouterError
 
 ConfigOption = Annotated[
@@ -40,6 +40,14 @@ FormatOption = Annotated[Format, typer.Option("--format", help="Text for people,
 
 class UsageError(RouterError):
     """The command was called wrongly; exit code 2."""
+
+
+def duration(text: str) -> float:
+    """A duration given as an option, in seconds."""
+    try:
+        return parse_duration(text)
+    except ValueError as problem:
+        raise typer.BadParameter(str(problem)) from None
 
 
 def error(message: str) -> None:

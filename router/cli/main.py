@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import dispatch, failed, routes, status, validate, worker
+from router.cli import dispatch, failed, routes, status, topology, validate, worker
 from router.cli.common import error, exit_code
 from router.errors import RouterError
 from router.logs import set_up_logging
@@ -69,6 +69,7 @@ app.command("dispatch")(dispatch.dispatch)
 app.command("run-worker")(worker.run_worker)
 app.command("status")(status.status)
 app.add_typer(failed.app, name="failed")
+app.add_typer(topology.app, name="topology")
 
 
 def global_options_first(arguments: list[str]) -> list[str]:

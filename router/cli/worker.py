@@ -10,21 +10,15 @@ from typing import Annotated
 import typer
 
 from router.brokers import connect
-from router.cli.common import ConfigOption, UsageError, error
-from router.config import did_you_mean, find, parse_duration
+from router.cli.common import ConfigOption, UsageError, duration, error
+from router.config import did_you_mean, find
 from router.worker.checking import check
 from router.worker.parent import Worker, WorkerOptions
 from router.worker.pool import Limits
+from router.worker.watching import Watcher
 
 _MEMORY = re.compile(r"(\d+)\s*([KMG]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as problem:
-        raise typer.BadParameter(str(problem)) from None
 
 
 def _cpus() -> int:
@@ -52,18 +46,26 @@ def run_worker(
     stop_when_empty: Annotated[bool, typer.Option(help="End when nothing is ready, running here, or delayed.")] = False,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="End after so many attempts.")] = None,
     max_time: Annotated[
-        float | None, typer.Option(parser=_duration, metavar="DURATION", help="End after so long.")
+        float | None, typer.Option(parser=duration, metavar="DURATION", help="End after so long.")
     ] = None,
     grace: Annotated[
-        float, typer.Option(parser=_duration, metavar="DURATION", help="What running jobs get when it ends.")
+        float, typer.Option(parser=duration, metavar="DURATION", help="What running jobs get when it ends.")
     ] = 25.0,
     max_jobs_per_child: Annotated[int | None, typer.Option(min=1, help="Replace a child after so many jobs.")] = None,
     max_memory_per_child: Annotated[
         int | None, typer.Option(parser=_memory, metavar="SIZE", help="Replace a child that has used more: 300M.")
     ] = None,
+    declare: Annotated[
+        bool,
+        typer.Option(
+            "--declare/--no-declare",
+            help="RabbitMQ: make what is missing, or only look.",
+        ),
+    ] = True,
 ) -> None:
     """Run the jobs of the queues, in children of this process, until it is told to stop (SIGTERM, Ctrl-C)."""
     path = str(find(config))
+    watcher = Watcher(path)
     checked = check(path)
     table = checked.sound
     if table is None:
@@ -89,8 +91,8 @@ def run_worker(
         log_level=context.obj["log_level"],
         log_format=context.obj["log_format"],
     )
-    broker = connect(settings.broker_url, settings.namespace, settings.locks_url)
+    broker = connect(settings.broker_url, settings.namespace, settings.locks_url, declare=declare)
     try:
-        raise typer.Exit(Worker(table, broker, options).run())
+        raise typer.Exit(Worker(table, broker, options, watcher).run())
     finally:
         broker.close()

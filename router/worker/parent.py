@@ -61,7 +61,8 @@ class WorkerOptions:
 class Worker:
     """Serves the queues of a table until it is told to stop. `run` belongs in the main thread of a process."""
 
-    def __init__(self, table: RoutingTable, broker: Broker, options: WorkerOptions) -> None:
+    def __init__(self, table: RoutingTable, broker: Broker, options: WorkerOptions, watcher: Watcher) -> None:
+        """``watcher``: of the table's file, made before that was read, so that no edit is missed."""
         self._table = table
         self._broker = broker
         self._options = options
@@ -74,6 +75,7 @@ class Worker:
         self._consumer = broker.consumer(self._name)
         self._wake = Wake()
         self._watchdog = Watchdog()
+        self._watcher = watcher
         self._check: Check | None = None
         self._check_wanted: str | None = None
         self._adopting: tuple[RoutingTable, Future[list[str]]] | None = None
@@ -98,7 +100,7 @@ class Worker:
         log.info("worker %s: %d children, queues %s, broker %s", *about, extra={"event": "worker.started"})
         self._watchdog.start()
         with self._signals_wake():
-            watcher = Watcher(settings.path, lambda: self._want_check("the file was edited"))
+            self._watcher.start(lambda: self._want_check("the file was edited"))
             try:
                 self._prepare()
                 while not self._done():
@@ -107,7 +109,7 @@ class Worker:
                 log.error("giving up: no child could be started: %s", error, extra={"event": "worker.failed"})
                 return 1
             finally:
-                watcher.close()
+                self._watcher.close()
                 self._end()
         return 0
 
@@ -333,8 +335,8 @@ class Worker:
         if self._empty_since is not None and now - self._empty_since < EMPTY_FOR:
             return False
         if self._looking is None:
-            queues = self._desk.queues()
-            self._looking = aside(lambda: self._broker.counts(queues), self._wake.set)
+            queues, waits = self._desk.queues(), self._table.waits()
+            self._looking = aside(lambda: self._broker.counts(queues, waits), self._wake.set)
         if not self._looking.done():
             return False
         looking, self._looking = self._looking, None

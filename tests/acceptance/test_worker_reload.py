@@ -39,7 +39,8 @@ extensions:
   slow: {handlers: [{handler: "work:slow", async: true}]}
 """
 WITH_SECOND = FILE.replace(
-    '"work:first", async: true}', '"work:first", async: true}, {handler: "work:second", async: true}'
+    '"work:first", async: true}',
+    '"work:first", async: true}, {handler: "work:second", async: {queue: new, delay: 300ms}}',
 )
 
 
@@ -63,6 +64,17 @@ def test_an_edited_file_is_in_force_without_a_restart(app: App) -> None:
     assert "added work:second of raised" in worker.log()
     app.router("dispatch", "raised")
     app.wait_for("second")
+
+
+def test_a_queue_that_left_the_file_is_served_until_the_worker_restarts(app: App) -> None:
+    app.config.write_text(FILE.replace('work:first", async: true', 'work:first", async: {queue: old, delay: 3s}'))
+    worker = app.start_worker("--concurrency", "1")
+    app.wait_until(lambda: "1 children" in worker.log())
+    app.router("dispatch", "raised")
+    app.config.write_text(FILE)
+    app.wait_until(lambda: "generation 2 is in force" in worker.log())
+    assert app.journal("first") == []
+    app.wait_for("first")
 
 
 def test_a_broken_edit_leaves_the_last_good_table_in_force_and_says_why(app: App) -> None:

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from router.worker.processes import describe_exit
 from router.worker.runs import Run as RunInHand
 from router.worker.runs import Runs
 from router.worker.scheduling import AHEAD_MOST, Durations, Turns, room
+from router.worker.watching import Watcher
 
 OPTIONS = AsyncOptions(queue="default", delay=0, max_attempts=3, backoff=Backoff("fixed", (1.0,)), timeout=5)
 
@@ -212,3 +214,14 @@ def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
 def test_exits_are_told_in_words():
     assert describe_exit(-9) == "killed by SIGKILL"
     assert describe_exit(3) == "exited with code 3"
+
+
+def test_an_edit_between_reading_the_file_and_watching_it_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "extensions.yaml"
+    file.write_text("version: 1\n")
+    watcher = Watcher(str(file))
+    file.write_text("version: 1\n# edited\n")
+    changed = threading.Event()
+    watcher.start(changed.set)
+    assert changed.wait(10)
+    watcher.close()

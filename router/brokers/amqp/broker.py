@@ -116,17 +116,18 @@ class AmqpBroker:
         """See the contract."""
         return AmqpConsumer(self.address, self.names, name, self._locks, self._exact, self._repair)
 
-    def counts(self, queues: Sequence[str]) -> Counts:
-        """See the contract. Only ready jobs are known by queue; what is delayed, for the namespace."""
+    def counts(self, queues: Sequence[str], delays: Iterable[float] = ()) -> Counts:
+        """See the contract. Only ready jobs are known by queue; what is delayed, for the namespace: in the ladder and
+        in the queues of these delays. Those of other files can't be found without the management plugin."""
+        exact = exact_delays(delays) | self._exact()
         with self._link("counting") as link:
             admin = Admin(link)
             by_queue = {queue: _ready(admin, self.names.queue(queue)) for queue in queues}
-            waits = [_ready(admin, self.names.delay_queue(delay)) for delay in sorted({*LADDER, *self._exact()})]
+            waits = [_ready(admin, self.names.delay_queue(delay)) for delay in sorted({*LADDER, *exact})]
             failed = _ready(admin, self.names.failed)
         return Counts(
             queues={queue: QueueCounts(ready, None, None, None, None) for queue, ready in by_queue.items()},
-            # Delay queues of other files' exact delays can't be found without the management plugin.
-            delayed=sum(waits) if self._known is not None else None,
+            delayed=sum(waits),
             failed=failed,
         )
 

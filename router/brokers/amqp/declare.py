@@ -48,7 +48,7 @@ T = TypeVar("T")
 class Finding:
     """Something on the broker that isn't as planned. ``advice``: what to do, in words."""
 
-    declaration: Declaration
+    declaration: Exchange | Queue
     problem: Literal["missing", "differs", "forbidden", "silent"]
     text: str
     advice: str
@@ -230,7 +230,7 @@ def _moving_over(declaration: Exchange | Queue) -> str:
     )
 
 
-def _silent(declaration: Declaration) -> Finding:
+def _silent(declaration: Exchange | Queue) -> Finding:
     return Finding(
         declaration,
         "silent",
@@ -300,7 +300,7 @@ def _drain(link: Link, names: Names, logical: str, physical: str) -> int:
 
     channel.on_deliver = arrived
     with link.sending():
-        channel.basic_qos(0, DRAIN_BATCH, False)
+        channel.send_qos(DRAIN_BATCH)
         channel.basic_consume(physical, consumer_tag="drain", nowait=True)
     while time.monotonic() < idle_at or confirms.unconfirmed:
         if confirms.stalled(ANSWER_SECONDS) or confirms.refusal is not None:
