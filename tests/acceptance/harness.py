@@ -24,7 +24,7 @@ from router import Router
 from router.app import default
 from router.app.default import set_default
 from tests.servers.raw import Raw
-from tests.servers.shared import RabbitPlace, rabbit_place
+from tests.servers.shared import RabbitPlace, rabbit_place, redis_url
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ class App:
         self.env = {
             "ROUTER_CONFIG": str(self.config),
             "ROUTER_BROKER_URL": broker_url,
-            "ROUTER_LOCKS_URL": f"sqlite:///{folder}/locks.db",
+            "ROUTER_LOCKS_URL": redis_url() if broker_url.startswith("amqp:") else f"sqlite:///{folder}/locks.db",
             "ROUTER_NAMESPACE": f"test-{uuid.uuid4().hex[:12]}",
             "SHOP_JOURNAL": str(self.journal_path),
             **env,

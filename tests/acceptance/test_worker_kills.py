@@ -16,8 +16,9 @@ import psutil
 import pytest
 from harness import App
 
-from router.locks.sqlite import SqliteLocks
-from router.storage.sqlite import open_database
+from router.config.settings import Unique
+from router.jobs.unique import lock_key
+from router.locks import open_locks
 
 JOBS = 1000
 
@@ -172,8 +173,10 @@ def test_of_a_unique_key_at_most_one_job_is_alive_and_no_lock_is_left(app: App) 
         alive[line["key"]] += 1 if line["what"] == "start" else -1
         assert alive[line["key"]] in (0, 1)
     assert len(app.journal("end")) == jobs
-    database = open_database(app.env["ROUTER_LOCKS_URL"])
-    with database.reading() as cursor:
-        assert cursor.execute("SELECT count(*) FROM locks").fetchone() == (0,)
-    SqliteLocks(database).close()
     worker.end()
+    locks = open_locks(app.env["ROUTER_LOCKS_URL"])
+    unique, namespace = Unique(by=("key",)), app.env["ROUTER_NAMESPACE"]
+    for key in range(10):
+        held = lock_key(namespace, "keyed", "work:one_at_a_time", unique, json.dumps({"key": key}).encode())
+        assert locks.holder(held) is None
+    locks.close()

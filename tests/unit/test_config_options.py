@@ -54,7 +54,7 @@ def test_each_mistake_is_listed_once() -> None:
     assert str(caught.value).count("`delay` must") == 1
 
 
-@pytest.mark.parametrize("value", [object(), b"x", {"a": 1}, {1, 2}, print], ids=str)
+@pytest.mark.parametrize("value", [object(), b"x", {"a": 1}, {1, 2}, print], ids=lambda value: type(value).__name__)
 def test_values_of_any_type_are_explained(value: object) -> None:
     for name in ("queue", "delay", "retries", "backoff", "backoffSeconds", "onFailure", "uniqueJob", "uniqueBy"):
         with pytest.raises(ValueError, match=f"`{name}`"):
