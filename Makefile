@@ -27,7 +27,7 @@ demo: setup
 
 test: setup
 	@bash tests/servers/install.sh
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 check: setup
 	@$(BIN)/ruff check .

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from router.app.router import topology as needs_of
-from router.brokers.amqp import AmqpBroker, Binding, Declaration, Exchange, Finding, Pruned
 from router.brokers.base import Topology
 from router.cli.common import ConfigOption, Format, FormatOption, UsageError, duration, error, open_broker, print_json
+
+if TYPE_CHECKING:
+    from router.brokers.amqp import AmqpBroker, Declaration, Finding, Pruned
 
 app = typer.Typer(help="What the file needs on RabbitMQ: show it, make it, compare it.", no_args_is_help=True)
 
@@ -59,8 +61,7 @@ def apply(
         made = broker.apply(needs)
         for each in made:
             typer.echo(f"made {each}")
-        count = sum(not isinstance(each, Binding) for each in broker.plan(needs))
-        typer.echo(f"{len(made)} made; all {count} exchanges and queues are there")
+        typer.echo(f"{len(made)} made; all {_count(broker.plan(needs))} exchanges and queues are there")
         if not prune and not prune_delay:
             return
         doomed = [f"queue {queue}" for queue in prune or ()] + [f"delay {delay:g} s" for delay in prune_delay or ()]
@@ -75,7 +76,7 @@ def check(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> No
     """Compare the broker with what the file needs, changing nothing; exit code 1 if anything is wrong."""
     with _rabbitmq(config) as (broker, needs):
         findings = broker.check(needs)
-        count = sum(not isinstance(each, Binding) for each in broker.plan(needs))
+        count = _count(broker.plan(needs))
     if format is Format.JSON:
         print_json([_finding(each) for each in findings])
     elif findings:
@@ -90,6 +91,8 @@ def check(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> No
 
 @contextmanager
 def _rabbitmq(config: str | None) -> Iterator[tuple[AmqpBroker, Topology]]:
+    from router.brokers.amqp import AmqpBroker  # slow to import, and no other command needs it
+
     with open_broker(config) as router:
         broker = router.broker
         if not isinstance(broker, AmqpBroker):
@@ -98,20 +101,18 @@ def _rabbitmq(config: str | None) -> Iterator[tuple[AmqpBroker, Topology]]:
         yield broker, needs_of(router.table)
 
 
+def _count(declarations: tuple[Declaration, ...]) -> int:
+    """How many exchanges and queues; bindings can't be asked for."""
+    return sum(hasattr(each, "arguments") for each in declarations)
+
+
 def _in_words(declaration: Declaration) -> str:
-    arguments = {} if isinstance(declaration, Binding) else declaration.arguments
+    arguments = getattr(declaration, "arguments", {})
     return "\n    ".join([str(declaration), *(f"{name} = {value}" for name, value in arguments.items())])
 
 
 def _as_data(declaration: Declaration) -> dict[str, Any]:
-    match declaration:
-        case Binding():
-            kind = "binding"
-        case Exchange():
-            kind = "exchange"
-        case _:
-            kind = "queue"
-    return {"kind": kind, **msgspec.to_builtins(declaration)}
+    return {"kind": type(declaration).__name__.lower(), **msgspec.to_builtins(declaration)}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

@@ -43,6 +43,17 @@ def test_a_batch_keeps_its_order_and_says_what_it_is(setup: Setup, raw: Raw) -> 
     assert all_ids(raw, setup.names.queue("a")) == [each.id for each in batch[2::2]]
 
 
+def test_a_timeout_beyond_the_servers_own_is_objected_to(setup: Setup) -> None:
+    broker = setup.broker(queues=None)
+    assert broker.objections(1799) == []
+    objections = broker.objections(3600)
+    if broker.server_version() >= (3, 12):
+        assert objections == []
+    else:
+        (objection,) = objections
+        assert "`consumer_timeout = 4200000`" in objection
+
+
 def test_a_large_body_goes_in_several_frames(setup: Setup, raw: Raw) -> None:
     broker = setup.broker()
     bodies = [os.urandom(size) for size in (0, 1, 131_064, 131_065, 1_000_000)]

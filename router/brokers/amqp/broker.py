@@ -94,8 +94,7 @@ class AmqpBroker:
         """See the contract."""
         if longest < CONSUMER_TIMEOUT:
             return []
-        with self._link("asking") as link:
-            version = link.server_version
+        version = self.server_version()
         if not version or version >= CONSUMER_TIMEOUT_FROM:
             return []
         text = ".".join(map(str, version))
@@ -155,6 +154,11 @@ class AmqpBroker:
     def close(self) -> None:
         """See the contract."""
         self._publisher.close()
+
+    def server_version(self) -> tuple[int, ...]:
+        """As RabbitMQ says: (3, 10, 8); empty if it doesn't."""
+        with self._link("asking") as link:
+            return link.server_version
 
     # -- for `router topology` and `router run-worker` -------------------------------------------------------------
 
