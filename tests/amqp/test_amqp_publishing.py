@@ -67,7 +67,7 @@ def test_a_queue_that_nobody_has_is_named(setup: Setup) -> None:
     batch = [job() for _ in range(500)] + [job("nope", id="lost")] + [job() for _ in range(500)]
     receipt = broker.publish(batch)
     assert len(receipt.confirmed) == 1000
-    assert receipt.unconfirmed == {"lost": "no queue takes it: router.queue.nope is missing, or not bound"}
+    assert receipt.unconfirmed == {"lost": f"no queue takes it: {setup.names.queue('nope')} is missing, or not bound"}
 
 
 @pytest.mark.skipif(bool(os.environ.get("ROUTER_TEST_AMQP_URL")), reason="the server's own size limit is unknown")
@@ -98,7 +98,7 @@ def test_a_queue_without_a_leader_is_named_and_the_others_pass(setup: Setup, raw
     assert set(receipt.unconfirmed) == {each.id for each in batch if each.queue == "b"}
     reasons = set(receipt.unconfirmed.values())
     # RabbitMQ nacks at once or falls silent, depending on what is left of the queue; either way the culprit is named.
-    assert all("router.queue.b" in why for why in reasons), reasons
+    assert all(setup.names.queue("b") in why for why in reasons), reasons
 
 
 def test_out_of_reach_is_said_within_the_deadline_and_gets_better_by_itself(setup: Setup, proxy: Proxy) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 from broker_harness import failed, job
-from conftest import HARNESSES
+from harnesses import HARNESSES
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
