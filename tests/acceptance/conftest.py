@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from harness import BROKERS, App
+
+from tests.app import BROKERS, App
 
 
 @pytest.fixture(scope="module", params=sorted(BROKERS))

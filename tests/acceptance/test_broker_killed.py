@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from harness import App
 from test_worker_kills import FILE, JOBS, WORK, dispatch_numbers
 
+from tests.app import App
 from tests.servers.rabbitmq import RabbitNode
 
 AWAY = 2.0

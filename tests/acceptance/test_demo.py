@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from harness import EXAMPLES
+from tests.app import EXAMPLES
 
 
 def test_the_demo_runs_to_its_end(broker_url: str) -> None:

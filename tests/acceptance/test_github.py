@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import EXAMPLES, App
+
+from tests.app import EXAMPLES, App
 
 sys.path.insert(0, str(EXAMPLES / "github"))
 import fetch

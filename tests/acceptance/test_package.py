@@ -7,7 +7,7 @@ import sys
 import venv
 from pathlib import Path
 
-from harness import ROOT
+from tests.app import ROOT
 
 HANDLERS = (
     "def greet(event):\n    return 'hello ' + event['name']\n\ndef later(event):\n    print('later', event['name'])\n"

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import ROOT, SHOP_FILE, App
 from shop.events import CatalogChanged, Item, OrderPlaced, PaymentDue, PaymentReceived
 from shorten import shorten
 
 import router
+from tests.app import ROOT, SHOP_FILE, App
 
 FASTER = 100
 """The copy's waits are the page's, divided by this."""

@@ -10,7 +10,8 @@ import uuid
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+
+from tests.app import ROOT
 
 
 class Checkout:

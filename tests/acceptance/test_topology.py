@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import App, amqp_url
 
+from tests.app import App, amqp_url
 from tests.servers.raw import Raw
 from tests.servers.shared import RabbitPlace
 

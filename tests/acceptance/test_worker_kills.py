@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import App
 
 from router.config.settings import Unique
 from router.jobs.unique import lock_key
 from router.locks import open_locks
+from tests.app import App
 
 JOBS = 1000
 

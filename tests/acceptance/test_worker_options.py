@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import App
 
 from router.brokers import connect
 from router.brokers.base import Outgoing, Topology
+from tests.app import App
 
 WORK = """
 import json, os, sys

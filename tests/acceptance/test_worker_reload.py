@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import App
+
+from tests.app import App
 
 WORK = """
 import json, os, time

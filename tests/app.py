@@ -28,7 +28,7 @@ from tests.servers.shared import RabbitPlace, rabbit_place, redis_url
 
 T = TypeVar("T")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SHOP_FILE = ROOT / "config" / "extensions.yaml"
 COMMAND_TIMEOUT = 60.0
