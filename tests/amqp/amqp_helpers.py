@@ -7,7 +7,6 @@ import select
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from router.brokers.amqp import AmqpBroker
 from router.brokers.amqp.names import Names
@@ -41,14 +40,6 @@ def failed(id: str, *, at: float, queue: str = "a", error: str = "broken") -> Fa
 
 def ids(deliveries: list[Delivery]) -> list[str]:
     return [delivery.body.decode() for delivery in deliveries]
-
-
-def through(url: str, port: int, **options: object) -> str:
-    """The same address, but at another port (a proxy's)."""
-    parts = urlsplit(url)
-    user = parts.netloc.rpartition("@")[0]
-    query = "&".join(f"{name}={value}" for name, value in options.items())
-    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}", query=query))
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:

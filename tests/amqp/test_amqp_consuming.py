@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from amqp_helpers import Setup, failed, ids, job, spin, take, through, turn, until
+from amqp_helpers import Setup, failed, ids, job, spin, take, turn, until
 
 from router.brokers.base import Bury, Done, Forward, Return
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Proxy, through
 from tests.servers.raw import Raw
 
 

@@ -7,13 +7,13 @@ import threading
 import time
 
 import pytest
-from amqp_helpers import Setup, ids, job, take, through, until
+from amqp_helpers import Setup, ids, job, take, until
 
 from router.brokers.amqp import AmqpBroker
 from router.brokers.base import Done, Outgoing
 from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
 from router.locks.memory import MemoryLocks
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Proxy, through
 from tests.servers.rabbitmq import MAX_MESSAGE
 from tests.servers.raw import Raw
 from tests.servers.shared import rabbit_node

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
 
 _LINGER_OFF = struct.pack("ii", 1, 0)
 CHUNK = 65536
@@ -20,6 +21,14 @@ class _Pair:
 
     def other(self, side: socket.socket) -> socket.socket:
         return self.server if side is self.client else self.client
+
+
+def through(url: str, port: int, **options: object) -> str:
+    """The same address, but at another port (a proxy's), and with these options."""
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}", query=query))
 
 
 class Proxy:
@@ -48,6 +57,12 @@ class Proxy:
         with self._lock:
             for pair in list(self._pairs):
                 self._reset(pair)
+
+    def half_close(self) -> None:
+        """Tell the clients of every connection that the server has nothing more to say; the server hears nothing."""
+        with self._lock:
+            for pair in list(self._pairs):
+                pair.client.shutdown(socket.SHUT_WR)
 
     def refuse(self, refusing: bool = True) -> None:
         """Reset new connections at once."""
