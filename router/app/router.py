@@ -338,9 +338,9 @@ class Router:
 
     def _publish(self, outgoing: Sequence[Outgoing]) -> Receipt:
         try:
-            until = time.monotonic() + self.table.settings.publish_timeout
-            self._declare(until - time.monotonic())
-            receipt = self.broker.publish(outgoing, deadline=max(until - time.monotonic(), 0.0))
+            timeout = self.table.settings.publish_timeout
+            self._declare(timeout)
+            receipt = self.broker.publish(outgoing, deadline=timeout)
         except (BrokerError, LocksUnavailable) as error:
             raise DispatchError(f"nothing was queued: {error}", unconfirmed=outgoing) from error
         if receipt.unconfirmed:
