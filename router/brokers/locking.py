@@ -37,6 +37,7 @@ def publish_locked(
     can't be reached within ``deadline`` (at most 5) seconds; and whatever ``publish`` raises.
     """
     until = time.monotonic() + min(deadline, LOCKS_DEADLINE)
+    lease = max(PUBLISH_LEASE, deadline + LOCKS_DEADLINE)
     admitted: list[Outgoing] = []
     further: set[str] = set()
     duplicates: dict[str, str] = {}
@@ -46,7 +47,7 @@ def publish_locked(
             if outgoing.claim is None:
                 admitted.append(outgoing)
                 continue
-            match _hold(locks, outgoing.claim, until):
+            match _hold(locks, outgoing.claim, lease, until):
                 case Held():
                     held.append((outgoing, outgoing.claim))
                     admitted.append(outgoing)
@@ -69,10 +70,10 @@ def publish_locked(
     return Receipt(confirmed, duplicates, receipt.unconfirmed)
 
 
-def _hold(locks: Locks, claim: Claim, until: float) -> Verdict:
+def _hold(locks: Locks, claim: Claim, lease: float, until: float) -> Verdict:
     while True:
         try:
-            return locks.hold(claim, PUBLISH_LEASE)
+            return locks.hold(claim, lease)
         except LocksUnavailable:
             if time.monotonic() >= until:
                 raise
@@ -88,7 +89,8 @@ def _give_up(locks: Locks, claim: Claim) -> None:
 
 def _lengthen(locks: Locks, claim: Claim, lease: float) -> None:
     try:
-        locks.extend(claim, lease)
+        if not locks.extend(claim, lease):
+            log.debug("the lock of job %s was free, or another's, when the job was confirmed", claim.job)
     except LocksUnavailable as error:
         log.warning("the lock of job %s may run out before the job starts: %s", claim.job, error)
 

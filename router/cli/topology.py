@@ -58,6 +58,9 @@ def apply(
         for queue in prune or ():
             if queue in needs.queues:
                 raise UsageError(f"queue {queue!r} is in the file; take it out first, and restart the workers")
+        for delay in prune_delay or ():
+            if broker.keeps(needs, delay):
+                raise UsageError(f"the queue of delay {delay:g} s is needed: by a route, or for all other waits")
         made = broker.apply(needs)
         for each in made:
             typer.echo(f"made {each}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import subprocess
 import time
 
 import msgspec
@@ -13,6 +14,7 @@ from router.routing.table import RoutingTable
 from router.worker.processes import describe_exit, start_program
 
 CHECK_WITHIN = 60.0
+ENDS_WITHIN = 0.5
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -61,8 +63,13 @@ class Check:
                 return None
             self._process.kill()
         self._sock.close()
-        code = self._process.wait()
-        if time.monotonic() >= self._give_up_at:
+        late = time.monotonic() >= self._give_up_at
+        try:
+            code = self._process.wait(ENDS_WITHIN)
+        except subprocess.TimeoutExpired:  # it has said what it had to say; a thread of a handler's module goes on
+            self._process.kill()
+            code = self._process.wait()
+        if late:
             return Checked(
                 error=f"checking the file took longer than {CHECK_WITHIN:g} s: a handler's module hangs on import"
             )

@@ -88,7 +88,7 @@ class Desk:
         if self._locked_out:
             return {}
         if self._cautious:
-            return {} if len(self._runs) else dict.fromkeys(self.queues()[:1], 1)
+            return {} if len(self._runs) else dict.fromkeys(self.queues(), 1)
         usable = pool.usable()
         waiting = sum(map(len, self._waiting.values()))
         free = sum(not child.runs for child in usable) - waiting - len(self._calls)
@@ -120,6 +120,10 @@ class Desk:
             self._take(delivery, now)
 
     def _take(self, delivery: Delivery, now: float) -> None:
+        if self._locked_out and now < self._locks_again_at:
+            # Asking for each of them would hold up the loop; they are looked at again together.
+            self._locked_out.append(LockStoreAway(delivery, self._locked_out[-1].error))
+            return
         match self._intake.take(delivery, self._table, now):
             case None:
                 pass

@@ -236,6 +236,10 @@ class Worker:
     def _adopt(self, table: RoutingTable, prepared: Future[list[str]]) -> None:
         try:
             objections = prepared.result()
+        except BrokerUnavailable as error:
+            log.warning("reload: the broker is out of reach, trying again: %s", error)
+            self._adopting = (table, self._prepared(table))
+            return
         except BrokerError as error:
             self._reload_failed(str(error))
             return

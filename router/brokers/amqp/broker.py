@@ -15,7 +15,7 @@ from router.brokers.amqp.failed import Browsed, Browser, by_age
 from router.brokers.amqp.failed import sweep as sweep_failed
 from router.brokers.amqp.link import Address, Link, connect
 from router.brokers.amqp.messages import publish_job
-from router.brokers.amqp.names import LADDER, Names, exact_delays
+from router.brokers.amqp.names import LADDER, Names, exact_delays, milliseconds
 from router.brokers.amqp.publisher import FIRST_PAUSE, LONGEST_PAUSE, Publisher
 from router.brokers.amqp.topology import Declaration, plan
 from router.brokers.amqp.workers import ask
@@ -79,7 +79,7 @@ class AmqpBroker:
             left = until - time.monotonic()
             try:
                 with self._link("declaring", min(left, self.address.connect_seconds)) as link:
-                    declaring.apply(link, declarations, declare=self._declare)
+                    declaring.apply(link, declarations, declare=self._declare, until=until)
                 break
             except BrokerUnavailable:
                 if time.monotonic() + pause >= until:
@@ -181,6 +181,10 @@ class AmqpBroker:
         with self._link("declaring") as link:
             return declaring.apply(link, declarations)
 
+    def keeps(self, topology: Topology, delay: float) -> bool:
+        """Whether the delay queue of ``delay`` seconds is one that ``topology`` needs."""
+        return milliseconds(delay) in {*LADDER, *exact_delays(topology.delays)}
+
     def prune(self, topology: Topology, queues: Iterable[str], delays: Iterable[float] = ()) -> list[Pruned]:
         """Delete these queues and delay queues (seconds) unless ``topology`` has them; see `declare.prune`."""
         with self._link("pruning") as link:
@@ -201,12 +205,14 @@ class AmqpBroker:
         return exact_delays(known.delays) if known is not None else frozenset()
 
     def _repair(self, seconds: float) -> bool:
-        """Declare again what was declared before; True if something was missing."""
+        """Declare again what was declared before, whoever else may be doing so; True if that was possible."""
         known = self._known
         if known is None or not self._declare:
             return False
+        until = time.monotonic() + seconds
         with self._link("repairing", min(seconds, self.address.connect_seconds)) as link:
-            return bool(declaring.apply(link, self.plan(known)))
+            declaring.apply(link, self.plan(known), until=until)
+        return True
 
     def _connect(self, purpose: str, seconds: float | None = None) -> Link:
         return connect(self.address, purpose, self.address.connect_seconds if seconds is None else seconds)

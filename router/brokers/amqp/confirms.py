@@ -7,6 +7,7 @@ it, in any order; what it could not route it sends back before it acks it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -58,8 +59,9 @@ class Confirms(Generic[Key]):
         self.refusal: Refusal | None = None
         self.progress_at = time.monotonic()
         self._sequence = 0
+        self._unsent = 0
         self._in_flight: dict[int, tuple[Key, Publication]] = {}
-        self._returned: set[str] = set()
+        self._returned: Counter[str] = Counter()
         self._outcomes: list[Outcome[Key]] = []
         self._channel = link.channel()
         self._channel.on_ack = self._acked
@@ -104,9 +106,11 @@ class Confirms(Generic[Key]):
         return list(self._in_flight.values())
 
     def stalled(self, seconds: float) -> bool:
-        """Whether nothing was confirmed for this long although the server could have. Being blocked is a wait."""
-        if self.link.blocked is not None or not self._in_flight:
+        """Whether nothing was confirmed, or sent, for this long although the server could. Being blocked is a wait."""
+        unsent = self.link.unsent
+        if self.link.blocked is not None or not self._in_flight or unsent < self._unsent:
             self.progress_at = time.monotonic()
+        self._unsent = unsent
         return time.monotonic() - self.progress_at > seconds
 
     def _acked(self, tag: int, multiple: bool) -> None:
@@ -128,14 +132,14 @@ class Confirms(Generic[Key]):
             numbers = [tag] if tag in in_flight else []
         for number in numbers:
             key, publication = in_flight.pop(number)
-            if publication.id in self._returned:
-                self._returned.discard(publication.id)
+            if self._returned[publication.id]:
+                self._returned[publication.id] -= 1
                 self._outcomes.append(Outcome(key, publication, "returned"))
             else:
                 self._outcomes.append(Outcome(key, publication, what))
 
     def _came_back(self, code: int, text: str, message: Any) -> None:
-        self._returned.add(str(message.properties.get("message_id", "")))
+        self._returned[str(message.properties.get("message_id", ""))] += 1
 
     def _gone(self, error: AMQPError) -> None:
         self.refusal = Refusal(int(error.reply_code or 0), describe(error))

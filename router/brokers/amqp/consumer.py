@@ -57,7 +57,7 @@ class AmqpConsumer:
         self._open: dict[Held, Settlement] = {}
         """What was settled and is not acked yet."""
         self._lost: list[Delivery] = []
-        self._answerer = Answerer(names)
+        self._answerer = Answerer(address, names)
         self._closed = False
 
     def poll(self, room: Mapping[str, int], limit: int | None = None) -> list[Delivery]:
@@ -76,10 +76,9 @@ class AmqpConsumer:
             if self._line.link is not None:
                 self._line.link.pump()
             self._step(now)
-            for queue, reader in self._readers.items():
-                reader.adjust(max(0, room.get(queue, 0)), now)
-            self._answerer.step(now)
             left = sum(room.values()) if limit is None else limit
+            self._adjust(room, left, now)
+            self._answerer.step(now)
             taken: list[Delivery] = []
             for queue, count in room.items():
                 reader = self._readers[queue]
@@ -176,6 +175,19 @@ class AmqpConsumer:
         if self._lock_thread is not None:
             self._lock_thread.close()
         self._wake.close()
+
+    def _adjust(self, room: Mapping[str, int], limit: int, now: float) -> None:
+        """Let come what there is room for. Where the first queues have enough for ``limit``, the others' jobs would
+        only come to be given back, which raises their counts: those queues are not asked."""
+        for queue, reader in self._readers.items():
+            if queue not in room:
+                reader.adjust(0, now)
+        covered = False
+        for queue, count in room.items():
+            reader = self._readers[queue]
+            busy = reader.busy(now)
+            reader.adjust(0 if covered and busy else max(0, count), now)
+            covered = covered or (busy and count >= limit)
 
     def _reader(self, queue: str) -> QueueReader:
         return QueueReader(queue, self._names.queue(queue), self._park, self._repairs.ask)
@@ -282,7 +294,7 @@ class _Repairs:
     def _run(self) -> None:
         try:
             if self._repair(REPAIR_SECONDS):
-                log.warning("something was missing on the broker, and was declared again")
+                log.warning("something was missing on the broker; everything is declared again")
         except (BrokerUnavailable, BrokerRefused) as error:
             log.error("could not declare what is missing on the broker: %s", error)
         finally:

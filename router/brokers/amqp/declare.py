@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -70,16 +71,17 @@ class Pruned:
 class Admin:
     """Synchronous questions over one link; a channel that the server closes is replaced. Raises LinkDown."""
 
-    def __init__(self, link: Link, seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, link: Link, until: float = math.inf) -> None:
+        """``until`` (monotonic): when all answers must have come."""
         self._link = link
-        self._seconds = seconds
+        self._until = until
         self._channel: Channel | None = None
 
     def ask(self, question: Callable[[Channel], T]) -> T:
         """Raises amqp's ChannelError where the server says no."""
         if self._channel is None or self._channel.connection is None:
             self._channel = self._link.channel()
-        with self._link.within(self._seconds):
+        with self._link.within(min(ANSWER_SECONDS, max(self._until - time.monotonic(), 0.0))):
             return question(self._channel)
 
     def exists(self, declaration: Exchange | Queue) -> bool:
@@ -105,13 +107,15 @@ class Admin:
         return int(answer.message_count), int(answer.consumer_count)
 
 
-def apply(link: Link, declarations: Sequence[Declaration], *, declare: bool = True) -> tuple[Declaration, ...]:
+def apply(
+    link: Link, declarations: Sequence[Declaration], *, declare: bool = True, until: float = math.inf
+) -> tuple[Declaration, ...]:
     """Make sure that all of these exist; returns those that had to be made. Deletes nothing.
 
     ``declare`` False: only looks (needs no configure permission). Raises BrokerRefused for what can't be had, with
-    what to do, and LinkDown.
+    what to do, and LinkDown, also where it would take longer than ``until`` (monotonic).
     """
-    admin = Admin(link)
+    admin = Admin(link, until)
     made: list[Declaration] = []
     for each in declarations:
         if isinstance(each, Binding):
@@ -298,11 +302,15 @@ def _drain(link: Link, names: Names, logical: str, physical: str) -> int:
         idle_at = time.monotonic() + LOOK_AGAIN_SECONDS
         confirms.send(tag, publish_failed(names, _left_over(logical, message)))
 
+    gone: list[str] = []
     channel.on_deliver = arrived
+    channel.on_gone = lambda error: gone.append(describe(error))
     with link.sending():
         channel.send_qos(DRAIN_BATCH)
         channel.basic_consume(physical, consumer_tag="drain", nowait=True)
     while time.monotonic() < idle_at or confirms.unconfirmed:
+        if gone:
+            raise BrokerRefused(f"queue {physical} can't be emptied: {gone[0]}")
         if confirms.stalled(ANSWER_SECONDS) or confirms.refusal is not None:
             link.drop("failed jobs are not confirmed")
             raise LinkDown(f"{names.failed} takes no failed jobs; nothing of {physical} is lost")

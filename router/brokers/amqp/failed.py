@@ -74,6 +74,12 @@ class Browser:
         # In good order, so that the acks are carried out and what is kept is back in the queue.
         self._link.close()
 
+    def _wait(self, seconds: float = 0.02) -> None:
+        try:
+            self._link.wait(time.monotonic() + seconds)
+        except ChannelError as error:
+            raise BrokerRefused(f"{self._names.failed} can't be browsed: {describe(error)}") from error
+
     def pages(self) -> Iterator[list[Browsed]]:
         """Every failed job, in lists of at most `PAGE`. All stay held until the browser is closed."""
         self._wait_for_others()
@@ -85,7 +91,7 @@ class Browser:
         seen = 0
         while True:
             before = len(self._arrivals)
-            self._link.wait(time.monotonic() + 0.02)
+            self._wait()
             now = time.monotonic()
             if len(self._arrivals) > before:
                 progress_at = now
@@ -103,7 +109,7 @@ class Browser:
             look = self._look()
             if not look.ready and (got_some or look.consumers <= 1):
                 # None is left, and who gets jobs is the only one who does; a last look for what was on its way.
-                self._link.wait(now + 0.02)
+                self._wait()
                 if self._arrivals:
                     yield self._arrivals
                     self._arrivals = []
@@ -132,7 +138,7 @@ class Browser:
         while self._look().consumers:
             if time.monotonic() > until:
                 raise BrokerUnavailable(SOMEBODY_ELSE)
-            self._link.wait(time.monotonic() + _LOOK_EVERY)
+            self._wait(_LOOK_EVERY)
 
     def _consume(self) -> None:
         """A fresh tag reads on; what the tags before got stays with us."""

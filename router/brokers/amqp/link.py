@@ -262,6 +262,8 @@ class Dialing:
             outcome = _connect(self._address, self._purpose)
         except (BrokerUnavailable, BrokerRefused) as error:
             outcome = error
+        except Exception as error:  # noqa: BLE001 - a thread that ended without an outcome would be waited for for ever
+            outcome = BrokerUnavailable(f"{self._address}: {type(error).__name__}: {error}")
         with self._lock:
             self._outcome = outcome
             given_up = self._given_up

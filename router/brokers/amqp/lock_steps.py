@@ -17,8 +17,9 @@ from router.locks.base import Locks
 
 log = logging.getLogger(__name__)
 
-GIVE_UP_SECONDS = 10.0
-"""A lock store that is away for longer doesn't hold up the jobs: they are acked, and the lock runs out by itself."""
+GIVE_UP_SECONDS = 4.0
+"""A lock store that is away for longer doesn't hold up the jobs: they are acked, and the lock runs out by itself.
+Shorter than what a worker that stops waits for its settlements."""
 
 PAUSE = 0.25
 
@@ -43,6 +44,8 @@ class LockThread(Generic[Key]):
         self._made: deque[Key] = deque()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._away: LocksUnavailable | None = None
+        """Why the last try failed: steps whose time is over while it is away are not tried at all."""
 
     def add(self, key: Key, what: str, change: Callable[[], object]) -> None:
         """Make ``change``; afterwards `take` returns ``key``. ``what`` says in words which lock it is about."""
@@ -76,10 +79,13 @@ class LockThread(Generic[Key]):
     def _make(self, step: _Step[Key]) -> None:
         while not self._stopped.is_set():
             try:
-                step.change()
-                return
-            except LocksUnavailable as error:
-                if time.monotonic() >= step.give_up_at:
-                    log.warning("%s stays as it is until it runs out: %s", step.what, error)
+                if self._away is None or time.monotonic() < step.give_up_at:
+                    step.change()
+                    self._away = None
                     return
-                self._stopped.wait(PAUSE)
+            except LocksUnavailable as error:
+                self._away = error
+            if time.monotonic() >= step.give_up_at:
+                log.warning("%s stays as it is until it runs out: %s", step.what, self._away)
+                return
+            self._stopped.wait(PAUSE)

@@ -75,6 +75,8 @@ class Outbox(Generic[Key]):
             self._send(self._confirms, now)
             self._look_for_faults(self._confirms, now)
         except LinkDown as error:
+            if self._confirms is not None:
+                self._collect(self._confirms, confirmed, now)  # what came just before the end counts
             self._fault(str(error), now)
         return confirmed
 

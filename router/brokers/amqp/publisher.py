@@ -46,7 +46,7 @@ _abandoned: list[object] = []
 """Connections inherited by a fork, kept so that they are never closed: they are still the parent's."""
 
 Repair = Callable[[float], bool]
-"""Declares what is known to be needed within so many seconds; True if something was missing."""
+"""Declares what is known to be needed within so many seconds; True if it all exists now."""
 
 
 @dataclass(slots=True)
@@ -233,20 +233,25 @@ class Publisher:
         fault: _Fault | None = None
         # What an earlier call left unconfirmed here (the server was blocking) may use up the window, but is not ours.
         stale = confirms.unconfirmed
+
+        def collect() -> None:
+            nonlocal stale
+            for outcome in confirms.take():
+                if not isinstance(outcome.key, tuple) or outcome.key[0] is not run:
+                    stale = max(0, stale - 1)
+                    continue
+                decided.add(outcome.key[1])
+                if outcome.what == "returned":
+                    returned.append(outcome.publication)
+                elif outcome.what == "nacked":
+                    nacked.append(outcome.publication)
+
         try:
             while len(decided) < len(todo):
                 while sent < len(todo) and confirms.room(window + stale):
                     confirms.send((run, sent), todo[sent])
                     sent += 1
-                for outcome in confirms.take():
-                    if not isinstance(outcome.key, tuple) or outcome.key[0] is not run:
-                        stale = max(0, stale - 1)
-                        continue
-                    decided.add(outcome.key[1])
-                    if outcome.what == "returned":
-                        returned.append(outcome.publication)
-                    elif outcome.what == "nacked":
-                        nacked.append(outcome.publication)
+                collect()
                 if len(decided) == len(todo):
                     break
                 if confirms.refusal is not None:
@@ -263,7 +268,8 @@ class Publisher:
                     break
                 link.wait(min(work.limit, now + stall / 4))
         except LinkDown as error:
-            fault = _Fault("broken", str(error))
+            collect()  # what came just before the end counts
+            fault = _Fault("broken", str(error)) if len(decided) < len(todo) else None
         rest = [each for number, each in enumerate(todo) if number not in decided]
         under_way = sent - sum(1 for number in decided if number < sent)
         work.todo = rest + (work.todo[len(todo) :] if alone else [])

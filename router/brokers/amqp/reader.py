@@ -84,6 +84,7 @@ class QueueReader:
         self._consuming_since = 0.0
         self._raised_at = 0.0
         self._asked_at = 0.0
+        self._filled = False
         self._no_room_since: float | None = None
         self._surplus_since: float | None = None
 
@@ -118,6 +119,12 @@ class QueueReader:
     def expects(self, now: float) -> bool:
         """Whether a job may be on its way here: it was asked for a moment ago. ``now`` is monotonic."""
         return self._tag is not None and not self._buffer and now < self._asked_at + ON_ITS_WAY
+
+    def busy(self, now: float) -> bool:
+        """Whether the queue probably has more: all that was asked for last came, or may still come."""
+        if self._filled and self._tag is not None and self._tag_held < self._prefetch:
+            self._filled = now < self._asked_at + ON_ITS_WAY
+        return self._filled or bool(self._buffer)
 
     def next_due(self) -> float | None:
         """When the next job held here is due, in seconds since the epoch."""
@@ -220,6 +227,7 @@ class QueueReader:
             self._tag_held = 0
             with self._link.sending():
                 self._channel.basic_cancel(tag, nowait=True)
+            self._channel.callbacks.pop(tag, None)  # py-amqp forgets it only where it waits for the answer
 
     def _give_back_surplus(self, room: int, now: float) -> None:
         if room:
@@ -242,6 +250,8 @@ class QueueReader:
         self._held[number] = held
         if tag == self._tag:
             self._tag_held += 1
+            self._asked_at = time.monotonic()
+            self._filled = self._tag_held >= self._prefetch
         due = not_before(message)
         left = 0.0 if due is None else due - time.time()
         if due is None or left <= 0:

@@ -151,7 +151,7 @@ def _frame_handler(
         if kind == _HEADERS and message is not None:
             try:
                 message.inbound_header(payload)
-            except (AMQPError, UnicodeDecodeError, struct.error, LookupError, ValueError, TypeError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever py-amqp makes of it, it is this one message's fault
                 message.properties = {UNREADABLE: str(error)}
                 message.ready = not message.body_size
         elif kind == _BODY and message is not None:

@@ -6,6 +6,7 @@ The queues are exclusive and vanish with their connections, so a worker that is 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from dataclasses import replace
@@ -16,12 +17,12 @@ from amqp import Message
 from amqp.exceptions import AMQPError, ChannelError
 
 from router.brokers.amqp.declare import NOT_FOUND
-from router.brokers.amqp.link import Link, describe
+from router.brokers.amqp.link import Address, Link, connect, describe
 from router.brokers.amqp.messages import body_of, publish_arguments
 from router.brokers.amqp.names import Names
 from router.brokers.amqp.wire import Channel
 from router.brokers.base import WorkerState
-from router.errors import BrokerRefused
+from router.errors import BrokerRefused, BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ _decoder = msgspec.json.Decoder(WorkerState)
 class Answerer:
     """A worker's side, on its consuming link."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, address: Address, names: Names) -> None:
+        self._address = address
         self._names = names
         self._link: Link | None = None
         self._channel: Channel | None = None
@@ -65,11 +67,23 @@ class Answerer:
         reply_to = question.properties.get("reply_to")
         if self.state is None or self._channel is None or self._link is None or not isinstance(reply_to, str):
             return
-        properties = Message(delivery_mode=1)._serialize_properties()
-        with self._link.sending():
-            self._channel.publish(
-                publish_arguments(self._names.answer, reply_to, mandatory=False), properties, _encode(self.state)
-            )
+        # On a connection of its own: under a memory or disk alarm RabbitMQ stops reading from one that has published,
+        # and this one acknowledges jobs.
+        answer = threading.Thread(target=self._answer, args=(reply_to, self.state), name="router-answer", daemon=True)
+        answer.start()
+
+    def _answer(self, reply_to: str, state: WorkerState) -> None:
+        try:
+            link = connect(self._address, "answer", ANSWER_SECONDS)
+            channel = link.channel()
+            properties = Message(delivery_mode=1)._serialize_properties()
+            with link.sending():
+                channel.publish(
+                    publish_arguments(self._names.answer, reply_to, mandatory=False), properties, _encode(state)
+                )
+            link.close()
+        except (BrokerUnavailable, BrokerRefused, AMQPError) as error:
+            log.debug("can't answer `router status`: %s", error)
 
     def _gone(self, error: AMQPError) -> None:
         log.debug("can't answer `router status`: %s", describe(error))
