@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import select
+import struct
 import time
 
 import pytest
 from amqp_helpers import Setup, failed, ids, job, spin, take, turn, until
 
+from router.brokers.amqp.link import connect
+from router.brokers.amqp.messages import publish_arguments
 from router.brokers.base import Bury, Done, Forward, Return
 from tests.servers.proxy import Proxy, through
 from tests.servers.raw import Raw
+from tests.servers.shared import rabbit_node
 
 
 def test_jobs_come_in_order_and_are_gone_after_done(setup: Setup, raw: Raw) -> None:
@@ -187,24 +192,106 @@ def test_a_cut_between_successor_and_ack_loses_nothing(setup: Setup, proxy: Prox
     assert seen_b == {each.id for each in batch}
 
 
+def short(text: bytes) -> bytes:
+    """An AMQP short string."""
+    return bytes([len(text)]) + text
+
+
+def only_headers(*items: bytes) -> bytes:
+    """The bytes of properties that are only headers."""
+    table = b"".join(items)
+    return struct.pack(">HI", 1 << 13, len(table)) + table
+
+
+def nested(depth: int) -> bytes:
+    """A header that is a table in a table in a table."""
+    table = b""
+    for _ in range(depth):
+        table = short(b"n") + b"F" + struct.pack(">I", len(table)) + table
+    return table
+
+
+POISON = {
+    "content type that is no UTF-8": b"\x80\x00\x03\xff\xfe\xfd",
+    "a time out of range": only_headers(short(b"t") + b"T" + struct.pack(">Q", 2**63)),
+    "tables in tables": only_headers(nested(3000)),
+}
+
+
 def test_poison_properties_are_survived(setup: Setup, raw: Raw) -> None:
-    """Properties that py-amqp can't read would else end the connection at each delivery, for ever."""
+    """What py-amqp can't read would else end the connection, or the worker, at each delivery, for ever."""
     broker = setup.broker()
     raw.publish(setup.names.jobs, "a", b"\xff\xfe not ours", content_encoding="utf-8")
-    from router.brokers.amqp.link import connect
-
     link = connect(broker.address, "test", 5)
     channel = link.channel()
-    from router.brokers.amqp.messages import publish_arguments
-
     with link.within(5):
-        # content_type with bytes that are not UTF-8
-        channel.publish(publish_arguments(setup.names.jobs, "a"), b"\x80\x00\x03\xff\xfe\xfd", b"strange")
+        for name, properties in POISON.items():
+            channel.publish(publish_arguments(setup.names.jobs, "a"), properties, name.encode())
         channel.queue_declare(setup.names.queue("a"), passive=True)
     link.close()
     consumer = setup.consumer(broker)
-    taken = take(consumer, 2)
-    assert [delivery.body for delivery in taken] == [b"\xff\xfe not ours", b"strange"]
+    taken = take(consumer, 1 + len(POISON))
+    assert [delivery.body for delivery in taken] == [b"\xff\xfe not ours", *(name.encode() for name in POISON)]
     consumer.settle([Done(delivery) for delivery in taken])
     broker.publish([job(id="fine")])
     assert ids(take(consumer, 1)) == ["fine"]
+
+
+def close_connections(names: str) -> None:
+    """Have RabbitMQ close the connections whose names contain that, with a good-bye."""
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the connections of ROUTER_TEST_AMQP_URL are not ours to close")
+    node.evaluate(
+        '[rabbit_networking:close_connection(P, <<"maintenance">>) || P <- rabbit_networking:connections(), '
+        "begin [{client_properties, C}] = rabbit_networking:connection_info(P, [client_properties]), "
+        '{_, _, N} = lists:keyfind(<<"connection_name">>, 1, C), '
+        f'binary:match(N, <<"{names}">>) =/= nomatch end].'
+    )
+
+
+def test_a_confirm_that_comes_just_before_the_connection_ends_counts(setup: Setup) -> None:
+    broker = setup.broker(delays=(60.0,))
+    consumer = setup.consumer(broker)
+    broker.publish([job(id="x")])
+    (delivery,) = take(consumer, 1)
+    consumer.settle([Forward(delivery, job(id="x", delay=60.0))])
+    outbox = consumer._outbox  # type: ignore[attr-defined]
+    until(lambda: turn(consumer, {}, 0.01) or (outbox._confirms and outbox._confirms.unconfirmed), "it was published")
+    # The loop is held up for a moment, in which the confirm arrives, and behind it the end.
+    until(lambda: broker.counts(["a"]).delayed == 1, "it has arrived")
+    close_connections("consumer's publisher")
+    spin(consumer, lambda: consumer.unsettled == 0, "it was settled")
+    assert broker.counts(["a"]).delayed == 1
+    assert consumer.take_lost() == []
+
+
+def test_the_jobs_of_a_starved_queue_are_not_counted_again_and_again(setup: Setup) -> None:
+    broker = setup.broker()
+    broker.publish([job("a") for _ in range(4)])
+    broker.publish([job("b", id="patient")])
+    consumer = setup.consumer(broker)
+    for _ in range(4):
+        taken = []
+        while not taken:
+            select.select(list(consumer.wait_on()), [], [], min(0.1, consumer.patience()))
+            taken = consumer.poll({"a": 1, "b": 1}, 1)
+        assert [delivery.queue for delivery in taken] == ["a"]
+        busy_until = time.monotonic() + 1.2
+        spin(consumer, lambda busy_until=busy_until: time.monotonic() > busy_until, "the job has run")
+        consumer.settle([Done(taken[0])])
+    (patient,) = take(consumer, 1, "b")
+    assert patient.count <= 2
+
+
+def test_pauses_leave_nothing_behind(setup: Setup) -> None:
+    broker = setup.broker()
+    broker.publish([job() for _ in range(3)])
+    consumer = setup.consumer(broker)
+    for _ in range(3):
+        (delivery,) = take(consumer, 1)
+        busy_until = time.monotonic() + 0.4
+        spin(consumer, lambda busy_until=busy_until: time.monotonic() > busy_until, "the job has run")
+        consumer.settle([Done(delivery)])
+    callbacks = consumer._readers["a"]._channel.callbacks  # type: ignore[attr-defined]
+    assert len(callbacks) <= 1

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from amqp_helpers import Setup, ids, job, take, until
 
 from router.brokers.amqp import AmqpBroker
-from router.brokers.base import Done, Outgoing
+from router.brokers.amqp.confirms import Confirms
+from router.brokers.amqp.messages import Publication
+from router.brokers.base import Done, Outgoing, Receipt
 from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
 from router.locks.memory import MemoryLocks
 from tests.servers.proxy import Proxy, through
@@ -41,6 +45,38 @@ def test_a_batch_keeps_its_order_and_says_what_it_is(setup: Setup, raw: Raw) -> 
     assert message.headers.pop("x-delivery-count", 0) == 0  # RabbitMQ's own
     assert message.headers == {"queue": "a"}
     assert all_ids(raw, setup.names.queue("a")) == [each.id for each in batch[2::2]]
+
+
+def test_several_who_find_a_queue_missing_are_all_served(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    broker.publish([job("b") for _ in range(2)])
+    raw.channel.queue_delete(setup.names.queue("a"))
+    jobs = [job() for _ in range(6)]
+    receipts: list[Receipt] = []
+    threads = [threading.Thread(target=lambda one=one: receipts.append(broker.publish([one]))) for one in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert {id for receipt in receipts for id in receipt.confirmed} == {one.id for one in jobs}
+
+
+def test_what_came_back_twice_is_not_confirmed_by_the_second_ack() -> None:
+    """Two publications of one id on a channel, both returned, then acked as one."""
+    channel = SimpleNamespace(confirm_select=lambda **_: None, publish=lambda *_: None)
+    link = SimpleNamespace(channel=lambda: channel, sending=nullcontext, blocked=None, unsent=0)
+    confirms: Confirms[str] = Confirms(link)
+    publication = Publication("x", "e", "k", b"", b"", "q")
+    confirms.send("first", publication)
+    confirms.send("second", publication)
+    message = SimpleNamespace(properties={"message_id": "x"})
+    channel.on_return(312, "NO_ROUTE", message)
+    channel.on_return(312, "NO_ROUTE", message)
+    channel.on_ack(2, True)
+    assert [(outcome.key, outcome.what) for outcome in confirms.take()] == [
+        ("first", "returned"),
+        ("second", "returned"),
+    ]
 
 
 def test_a_timeout_beyond_the_servers_own_is_objected_to(setup: Setup) -> None:

@@ -8,6 +8,7 @@ ever copied into a message that is published again.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def not_before(message: Any) -> float | None:
     """When this message's job is due, if it says so."""
     headers = message.properties.get("application_headers") or {}
     value = headers.get(NOT_BEFORE)
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def body_of(message: Any) -> bytes:
