@@ -1,6 +1,9 @@
 """A private RabbitMQ node: own name, ports, directories, cookie and epmd, on 127.0.0.1 only, as root or not.
 
 The Debian service, should it run, is another node with another cookie, and neither sees the other.
+
+ROUTER_TEST_RABBITMQ_ROOT names another Debian to run it from, as debian13.sh installs it: every program is then started
+inside that directory as its root. The network and the process ids are those outside.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ from .process import ServerFailed, accepts, end, free_ports, kill_group, tail, u
 SCRIPTS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin")
 """Where the scripts are that don't switch to the user `rabbitmq`, as those in /usr/sbin do."""
 
+ROOT = os.environ.get("ROUTER_TEST_RABBITMQ_ROOT", "").rstrip("/")
+
+ENTER = 'mount --rbind /proc "$0/proc" && exec unshare --root="$0" "$@"'
+"""RabbitMQ measures memory and disk by /proc. The mount is in a namespace that ends with the program, and all is exec'd,
+so that the program has the process id of what we started."""
+
 MAX_MESSAGE = 32 * 1024 * 1024
 
 START_SECONDS = 60.0
@@ -24,8 +33,8 @@ STOP_SECONDS = 10.0
 
 
 def scripts() -> str | None:
-    """The directory of RabbitMQ's own scripts; None if it isn't installed."""
-    return next((path for path in SCRIPTS if os.access(os.path.join(path, "rabbitmq-server"), os.X_OK)), None)
+    """The directory of RabbitMQ's own scripts (seen from inside ROOT); None if it isn't installed."""
+    return next((path for path in SCRIPTS if os.access(f"{ROOT}{path}/rabbitmq-server", os.X_OK)), None)
 
 
 class RabbitNode:
@@ -34,10 +43,11 @@ class RabbitNode:
     def __init__(self, extra: str = "") -> None:
         """``extra``: further lines of rabbitmq.conf."""
         found = scripts()
-        if found is None or shutil.which("epmd") is None:
+        if found is None or not (ROOT or shutil.which("epmd")):
             raise ServerFailed("rabbitmq-server is not installed; tests/servers/install.sh does that")
         self._scripts = found
-        self.directory = tempfile.mkdtemp(prefix="router-rabbitmq-")
+        self.directory = tempfile.mkdtemp(prefix="router-rabbitmq-", dir=f"{ROOT}/tmp" if ROOT else None)
+        self._inside = self.directory.removeprefix(ROOT)
         self.port, self._dist_port, self._epmd_port = free_ports(3)
         self.node = f"router{uuid.uuid4().hex[:8]}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,8 +74,15 @@ class RabbitNode:
             file.write(text)
         os.chmod(path, mode)
 
+    def _command(self, *words: str) -> list[str]:
+        """How to run this program inside ROOT, or where we are if there is none."""
+        if not ROOT:
+            return [*words]
+        user = [] if os.geteuid() == 0 else ["--map-root-user"]
+        return ["unshare", "--mount", *user, "sh", "-c", ENTER, ROOT, f"--wd={self._inside}", *words]
+
     def _environment(self) -> dict[str, str]:
-        inside = self.directory
+        inside = self._inside
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return {
             **kept,
@@ -106,7 +123,7 @@ class RabbitNode:
             return
         if self._epmd is None:
             self._epmd = subprocess.Popen(
-                ["epmd", "-address", "127.0.0.1", "-port", str(self._epmd_port)],
+                self._command("epmd", "-address", "127.0.0.1", "-port", str(self._epmd_port)),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -116,7 +133,7 @@ class RabbitNode:
             until(lambda: accepts(self._epmd_port), 10, "epmd")
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [os.path.join(self._scripts, "rabbitmq-server")],
+                self._command(f"{self._scripts}/rabbitmq-server"),
                 env=self._environment(),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
@@ -160,7 +177,7 @@ class RabbitNode:
     def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
         """``rabbitmqctl`` on this node (about 2 s a call); its output."""
         done = subprocess.run(
-            [os.path.join(self._scripts, "rabbitmqctl"), "-q", "-n", self.node, *arguments],
+            self._command(f"{self._scripts}/rabbitmqctl", "-q", "-n", self.node, *arguments),
             env={**self._environment(), "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ""},
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
