@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEBIAN13 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/extension-router/debian13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test test-rabbitmq4 faults soak check format clean
 
 help:
 	@echo "make demo    the main job as a story, on the embedded broker (under a minute)"
 	@echo "make test    every test"
+	@echo "make test-rabbitmq4   the tests with RabbitMQ once more, on RabbitMQ 4 (Debian 13's, in ~/.cache)"
+	@echo "make faults  every fault, with 2,000 jobs (half an hour)"
+	@echo "make soak    faults at random, for 30 minutes"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make format  let ruff format the code"
 
@@ -28,6 +32,21 @@ demo: setup
 test: setup
 	@bash tests/servers/install.sh
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+
+faults: setup
+	@bash tests/servers/install.sh
+	@ROUTER_FAULT_JOBS=2000 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "full or not full" tests/faults
+
+soak: setup
+	@bash tests/servers/install.sh
+	@$(BIN)/python tests/faults/soak.py
+
+test-rabbitmq4: export ROUTER_TEST_RABBITMQ_ROOT = $(DEBIAN13)
+test-rabbitmq4: export ROUTER_TEST_AMQP_URL =
+test-rabbitmq4: setup
+	@bash tests/servers/install.sh
+	@bash tests/servers/debian13.sh "$(DEBIAN13)"
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -k amqp tests/contract tests/amqp tests/faults
 
 check: setup
 	@$(BIN)/ruff check .

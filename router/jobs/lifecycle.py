@@ -19,8 +19,9 @@ import msgspec
 from router.config.settings import MAX_WAIT, AsyncOptions
 from router.jobs.job import MAX_ERROR_BYTES, MAX_HISTORY, AttemptOutcome, AttemptRecord, Job
 
+FIRST_PARK_SECONDS = 1.0
 PARK_SECONDS = 10.0
-"""How long a job that nobody here can run waits before somebody looks at it again."""
+"""How long a job that nobody here can run waits at first, and at most, before somebody looks at it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,10 @@ def next_step(job: Job, options: AsyncOptions, outcome: Outcome, now: float) -> 
 
 def park(waiting_since: float | None, unknown_route_for: float, now: float) -> float | None:
     """Seconds for which a job that nobody here can run is put aside; None: it has waited for ``unknown_route_for``."""
-    left = (now if waiting_since is None else waiting_since) + unknown_route_for - now
-    return min(PARK_SECONDS, left) if left > 0 else None
+    waited = 0.0 if waiting_since is None else max(now - waiting_since, 0.0)
+    left = unknown_route_for - waited
+    # Soon at first: it may come to an old worker several times before it meets a new one.
+    return min(max(waited, FIRST_PARK_SECONDS), PARK_SECONDS, left) if left > 0 else None
 
 
 def next_round(job: Job) -> Job:

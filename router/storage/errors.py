@@ -12,6 +12,14 @@ class DatabaseBusy(BrokerUnavailable):
     """Somebody else is writing; nothing was changed, and the same call may succeed in a moment."""
 
 
+def _is_read_only(path: str) -> bool:
+    """Whether the file system of that file is mounted read-only."""
+    try:
+        return bool(os.statvfs(os.path.dirname(path) or ".").f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def explain(error: sqlite3.DatabaseError, path: str) -> BrokerError | None:
     """The router's error for ``error``: what happened, where and how to mend it. None for a mistake of our own."""
     if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.NotSupportedError)):
@@ -27,6 +35,8 @@ def explain(error: sqlite3.DatabaseError, path: str) -> BrokerError | None:
                 f"{path} can't be written ({error}); the user with id {os.geteuid()} needs write permission for the "
                 f"file, for {path}-wal and {path}-shm, and for their folder"
             )
+        case sqlite3.SQLITE_CANTOPEN if _is_read_only(path):
+            return BrokerRefused(f"{path} is on a read-only file system; name a file that can be written")
         case sqlite3.SQLITE_CANTOPEN:
             return BrokerRefused(
                 f"{path} can't be opened ({error}); it must be a file in a folder that the user with id "

@@ -27,12 +27,12 @@ def node() -> Iterator[RabbitNode]:
 
 @pytest.fixture
 def make_storm(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Storm]]:
-    """Makes a storm on ``amqp`` or ``sqlite``, in a place of its own; its processes end with the test."""
+    """Makes a storm on ``amqp`` or ``sqlite`` (in ``folder``), a place of its own; its processes end with the test."""
     with ExitStack() as stack:
 
-        def make(broker: str, file: str = FILE, **env: str) -> Storm:
+        def make(broker: str, file: str = FILE, folder: Path = tmp_path, **env: str) -> Storm:
             if broker == "sqlite":
-                return stack.enter_context(Storm(tmp_path, f"sqlite:///{tmp_path}/router.db", JOBS, file=file, env=env))
+                return stack.enter_context(Storm(tmp_path, f"sqlite:///{folder}/router.db", JOBS, file=file, env=env))
             node: RabbitNode = request.getfixturevalue("node")
             node.start()
             vhost = f"v{uuid.uuid4().hex[:8]}"

@@ -16,13 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.app import App, WorkerProcess
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitNode
 from tests.servers.shared import RabbitPlace
 
 JOBS = int(os.environ.get("ROUTER_FAULT_JOBS", "200"))
-ALL = os.environ.get("ROUTER_FAULTS") == "all"
+
+BOTH = [pytest.param("amqp"), pytest.param("sqlite", marks=pytest.mark.full)]
+"""For what `make test` tries on RabbitMQ, and `make faults` on both."""
 
 QUIET_WITHIN = 90.0
 RECOVERED_WITHIN = 10.0

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 from scenarios import SCENARIOS, Scenario
-from storm import ALL, Storm, check
+from storm import Storm, check
 
 CASES = [
-    pytest.param(scenario, broker, id=f"{scenario.name}-{broker}")
+    pytest.param(scenario, broker, id=f"{scenario.name}-{broker}", marks=[] if scenario.quick else pytest.mark.full)
     for scenario in SCENARIOS
     for broker in scenario.brokers
-    if ALL or scenario.quick
 ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 from redis import Redis
-from storm import Storm
+from storm import BOTH, Storm
 
 from router.brokers import connect
 from router.brokers.base import Outgoing
@@ -60,7 +60,7 @@ def redis() -> Iterator[RedisServer]:
         server.close()
 
 
-@pytest.fixture(params=["amqp", "sqlite"])
+@pytest.fixture(params=BOTH)
 def storm(request: pytest.FixtureRequest, redis: RedisServer, make_storm: Callable[..., Storm]) -> Storm:
     storm = make_storm(request.param, FILE, ROUTER_LOCKS_URL=redis.url())
     (storm.folder / "work.py").write_text(WORK)
@@ -114,6 +114,7 @@ def test_out_of_reach_dispatch_refuses_and_what_waits_runs_when_it_is_back(storm
     storm.app.wait_until(lambda: held(storm, 1) is None and held(storm, 2) is None)
 
 
+@pytest.mark.full
 def test_restarted_and_empty_while_jobs_wait_and_run_nothing_is_lost_and_no_lock_is_left(
     storm: Storm, redis: RedisServer
 ) -> None:
@@ -131,6 +132,7 @@ def test_restarted_and_empty_while_jobs_wait_and_run_nothing_is_lost_and_no_lock
     storm.app.wait_until(lambda: all(held(storm, key) is None for key in range(20)))
 
 
+@pytest.mark.full
 def test_a_lease_lost_while_the_job_runs_is_told_and_the_job_goes_on(storm: Storm, redis: RedisServer) -> None:
     worker = storm.start_worker("--concurrency", "1")
     dispatch(storm, 1, seconds=6)
@@ -150,6 +152,7 @@ def test_a_lease_lost_while_the_job_runs_is_told_and_the_job_goes_on(storm: Stor
     assert holder.job == "another job"
 
 
+@pytest.mark.full
 def test_a_stale_copy_of_a_unique_job_is_superseded_and_one_chain_goes_on(storm: Storm) -> None:
     """After a lost ack, the attempt that has failed comes again to a worker that knows nothing of it."""
     first = storm.start_worker("--concurrency", "1")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from storm import FILE, WORK, Storm
+from storm import BOTH, FILE, WORK, Storm
 
 from router.brokers import connect
 from router.brokers.base import Outgoing, Topology
@@ -19,7 +19,7 @@ BODIES = {"not-json": b"hello", "not-text": b"\xff\x00\xfe", "newer": NEWER, "hu
 SECONDS = 90.0
 
 
-@pytest.mark.parametrize("broker", ["amqp", "sqlite"])
+@pytest.mark.parametrize("broker", BOTH)
 def test_poison_fails_with_its_reason_and_the_rest_goes_on(broker: str, make_storm: Callable[..., Storm]) -> None:
     storm = make_storm(broker, FILE.replace("unknownRouteFor: 60s", "unknownRouteFor: 2s"))
     url = storm.place.url if storm.place else storm.broker_url
@@ -33,9 +33,9 @@ def test_poison_fails_with_its_reason_and_the_rest_goes_on(broker: str, make_sto
         raw.publish(raw.names.jobs, "default", b"not ours")
         raw.close()
         expected.add(b"not ours")
-    # Poison from 40 on; it has crashed 36 workers already.
+    # Poison from 40 on; it has crashed 32 workers already.
     storm.app.router("dispatch", "deadly")
-    storm.app.hand_out("deadly", 36)
+    storm.app.hand_out("deadly", 32)
     for _ in range(5):
         storm.app.router("dispatch", "quick")
 
@@ -50,7 +50,7 @@ def test_poison_fails_with_its_reason_and_the_rest_goes_on(broker: str, make_sto
     (deadly,) = (job for job in failed if job.reason == "poison")
     assert deadly.route == "work:kill_parent"
     storm.app.wait_for("quick", 5)
-    assert 1 <= len(storm.app.journal("killing")) <= 4
+    assert 1 <= len(storm.app.journal("killing")) <= 8
 
 
 def supervise(storm: Storm, done: Callable[[], bool]) -> None:
@@ -73,12 +73,13 @@ def fresh(event):
 )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("broker", ["amqp", "sqlite"])
 def test_old_workers_let_the_jobs_of_a_new_route_wait_for_the_new_ones(
     broker: str, make_storm: Callable[..., Storm]
 ) -> None:
     """A rolling deployment: the application is new already, one worker still old."""
-    storm = make_storm(broker)
+    storm = make_storm(broker, FILE.replace("unknownRouteFor: 60s", "unknownRouteFor: 10m"))
     old = storm.start_worker("--concurrency", "1")
     storm.app.router("dispatch", "quick")
     storm.app.wait_for("quick")
@@ -90,7 +91,8 @@ def test_old_workers_let_the_jobs_of_a_new_route_wait_for_the_new_ones(
     storm.app.wait_until(lambda: "waiting" in old.log())
     assert storm.app.failed() == []
     storm.start_worker("-c", "new.yaml", "--concurrency", "1")
-    (line,) = storm.app.wait_for("fresh")
+    # Each of the workers may get it, each time that it is due; the old one puts it back.
+    (line,) = storm.app.wait_for("fresh", deadline=110)
     assert line["greeting"] == "hello"
     storm.app.router("dispatch", "quick")
     storm.app.wait_for("quick", 2)

@@ -134,7 +134,9 @@ def test_of_a_long_error_the_beginning_and_the_end_stay():
 
 
 def test_a_job_nobody_knows_waits_and_then_fails():
-    assert park(None, 600, 1000.0) == PARK_SECONDS
+    assert park(None, 600, 1000.0) == park(1000.0, 600, 1000.5) == 1.0
+    assert park(1000.0, 600, 1004.0) == 4.0
+    assert park(1000.0, 600, 1400.0) == PARK_SECONDS
     assert park(1000.0, 600, 1595.0) == 5.0
     assert park(1000.0, 600, 1600.0) is None
 
