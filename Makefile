@@ -39,7 +39,7 @@ faults: setup
 
 soak: setup
 	@bash tests/servers/install.sh
-	@$(BIN)/python tests/faults/soak.py
+	@PYTHONPATH=. $(BIN)/python tests/faults/soak.py
 
 test-rabbitmq4: export ROUTER_TEST_RABBITMQ_ROOT = $(DEBIAN13)
 test-rabbitmq4: export ROUTER_TEST_AMQP_URL =

@@ -295,3 +295,26 @@ def test_pauses_leave_nothing_behind(setup: Setup) -> None:
         consumer.settle([Done(delivery)])
     callbacks = consumer._readers["a"]._channel.callbacks  # type: ignore[attr-defined]
     assert len(callbacks) <= 1
+
+
+def test_a_successor_that_no_queue_takes_disturbs_no_other(setup: Setup) -> None:
+    """It is tried again on a connection of its own; the queue stays silent, and the others' confirms come at once."""
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to break")
+    broker = setup.broker()
+    consumer = setup.consumer(broker)
+    broker.publish([job(id=f"{number}") for number in range(12)])
+    stuck, *others = take(consumer, 12)
+    name = f"{broker.address.vhost}_{setup.names.queue('b')}"
+    node.evaluate(f'ra:stop_server(quorum_queues, {{list_to_atom("{name}"), node()}}).')
+    consumer.settle([Forward(stuck, job("b", id="0"))])
+    slow = consumer._slow_outbox  # type: ignore[attr-defined]
+    spin(consumer, lambda: len(slow) == 1, "it was put off", 30)
+    for number, delivery in enumerate(others, 1):
+        settled_by = time.monotonic() + 1.0
+        consumer.settle([Forward(delivery, job(id=f"{number}"))])
+        spin(consumer, lambda: consumer.unsettled == 1, "settled", settled_by - time.monotonic())
+    node.evaluate(f'ra:restart_server(quorum_queues, {{list_to_atom("{name}"), node()}}).')
+    spin(consumer, lambda: consumer.unsettled == 0, "it was taken at last", 40)
+    assert broker.counts(["b"]).queues["b"].ready == 1

@@ -15,6 +15,9 @@ import pytest
 from scenarios import SCENARIOS, Scenario
 from storm import Storm, check
 
+from tests.servers.rabbitmq import RabbitNode
+from tests.servers.shared import RabbitPlace
+
 CASES = [
     pytest.param(scenario, broker, id=f"{scenario.name}-{broker}", marks=[] if scenario.quick else pytest.mark.full)
     for scenario in SCENARIOS
@@ -33,3 +36,18 @@ def test_nothing_is_lost(scenario: Scenario, broker: str, make_storm: Callable[.
         with Path(report).open("a") as file:
             file.write(json.dumps({"fault": scenario.name, "broker": broker, **asdict(books)}) + "\n")
     check(books, storm)
+    storm.app.close()
+    if storm.node is not None and storm.place is not None:
+        planned = {
+            each["name"]
+            for each in storm.app.router("topology", "plan", "--format", "json").json()
+            if each["kind"] == "queue"
+        }
+        assert queues_of(storm.node, storm.place) <= planned, "a queue was left behind"
+
+
+def queues_of(node: RabbitNode, place: RabbitPlace) -> set[str]:
+    """The names of the queues that are there."""
+    vhost = place.url.rpartition("/")[2]
+    listed = node.ctl("list_queues", "-p", vhost, "name", "--no-table-headers", "--silent")
+    return set(listed.split())

@@ -50,7 +50,9 @@ class AmqpConsumer:
         self._line = Line(address, "consumer", self._wake)
         self._out_line = Line(address, "consumer's publisher", self._wake)
         self._repairs = _Repairs(repair)
-        self._outbox: Outbox[Held] = Outbox(self._out_line, self._repairs.ask)
+        self._slow_line = Line(address, "consumer's second publisher", self._wake)
+        self._slow_outbox: Outbox[Held] = Outbox(self._slow_line, self._repairs.ask)
+        self._outbox: Outbox[Held] = Outbox(self._out_line, self._repairs.ask, self._slow_outbox)
         self._lock_thread: LockThread[Held] | None = LockThread(locks, self._wake.set) if locks is not None else None
         self._readers: dict[str, QueueReader] = {}
         self._room: Mapping[str, int] = {}
@@ -131,17 +133,18 @@ class AmqpConsumer:
 
     def wait_on(self) -> Sequence[int]:
         """See the contract."""
-        links = (self._line.link, self._out_line.link)
+        links = (self._line.link, self._out_line.link, self._slow_line.link)
         return [self._wake.fileno(), *(link.fileno() for link in links if link is not None and link.alive)]
 
     def patience(self) -> float:
         """See the contract."""
         now, epoch = time.monotonic(), time.time()
-        links = [link for link in (self._line.link, self._out_line.link) if link is not None]
+        lines = (self._line, self._out_line, self._slow_line)
+        links = [line.link for line in lines if line.link is not None]
         waits = [LONGEST_PATIENCE, *(link.address.heartbeat / 4 for link in links)]
         if any(link.unsent for link in links):
             waits.append(UNSENT_PATIENCE)
-        steps = [self._line.next_step(), self._outbox.next_step()]
+        steps = [self._line.next_step(), self._outbox.next_step(), self._slow_outbox.next_step()]
         for queue, reader in self._readers.items():
             steps.append(reader.next_step(self._room.get(queue, 0)))
             due = reader.next_due()
@@ -169,6 +172,7 @@ class AmqpConsumer:
         # In good order where that goes quickly: what was acked is acked then. All else goes back.
         self._line.close()
         self._out_line.close()
+        self._slow_line.close()
         for reader in self._readers.values():
             reader.attach(None)
         self._collect_lost()
@@ -207,6 +211,7 @@ class AmqpConsumer:
         for reader in self._readers.values():
             for held in reader.take_lost():
                 self._outbox.forget(held)
+                self._slow_outbox.forget(held)
                 self._open.pop(held, None)
                 if held.delivery is not None:
                     self._lost.append(held.delivery)
@@ -215,7 +220,7 @@ class AmqpConsumer:
         """Whatever settlements can go on with. Raises LinkDown for the consuming link only."""
         # Before anything is published or acked: what is lost must not go on.
         self._collect_lost()
-        for held in self._outbox.step(now):
+        for held in (*self._outbox.step(now), *self._slow_outbox.step(now)):
             if held.live:
                 self._confirmed(held)
         if self._lock_thread is not None:

@@ -30,11 +30,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Outbox(Generic[Key]):
-    """``repair`` asks for what is missing on the broker to be declared; it does not wait either."""
+    """``repair`` asks for what is missing on the broker to be declared; it does not wait either. ``slow`` takes over
+    what could not be published, so that trying it again disturbs nobody else."""
 
-    def __init__(self, line: Line, repair: Callable[[], None]) -> None:
+    def __init__(self, line: Line, repair: Callable[[], None], slow: Outbox[Key] | None = None) -> None:
         self._line = line
         self._repair = repair
+        self._slow = slow
         self._confirms: Confirms[Key] | None = None
         self._wanted: dict[Key, int] = {}
         """Key → how often it was put off."""
@@ -140,9 +142,16 @@ class Outbox(Generic[Key]):
             self._suspects = max(len(under_way), self._suspects)
 
     def _defer(self, key: Key, publication: Publication, why: str, now: float) -> None:
-        times = self._wanted.get(key)
-        if times is None:
+        if key not in self._wanted:
             return
+        if self._slow is None:
+            self._put_off_again(key, publication, why, now)
+        else:
+            del self._wanted[key]
+            self._slow._put_off_again(key, publication, why, now)
+
+    def _put_off_again(self, key: Key, publication: Publication, why: str, now: float) -> None:
+        times = self._wanted.get(key, 0)
         self._wanted[key] = times + 1
         pause = min(LONGEST_PUT_OFF, FIRST_PUT_OFF * 2**times)
         level = logging.DEBUG if times == 0 else logging.ERROR
