@@ -52,7 +52,10 @@ class Desk:
         self._calls: deque[tuple[Run, Outcome, Callback]] = deque()
         self._locked_out: list[LockStoreAway] = []
         self._locks_again_at = 0.0
-        self._cautious = False
+        self._suspects: deque[Delivery] = deque()
+        """Jobs that may take the worker down: each starts when nothing else is in hand."""
+        self._alone = False
+        """One of them runs."""
         self._settlements: list[Settlement] = []
         self.ended: Counter[str] = Counter()
         """How many attempts ended here, by ``succeeded``, ``retrying``, ``failed``."""
@@ -60,7 +63,7 @@ class Desk:
     @property
     def in_hand(self) -> int:
         """How many jobs are here, started or not."""
-        return len(self._runs) + len(self._locked_out)
+        return len(self._runs) + len(self._locked_out) + len(self._suspects)
 
     def queues(self) -> list[str]:
         """The queues that this worker serves, the next one first."""
@@ -85,10 +88,8 @@ class Desk:
 
     def room(self, pool: Pool) -> dict[str, int]:
         """How many more jobs of each queue can be taken now, the next queue first."""
-        if self._locked_out:
+        if self._locked_out or self._suspects or (self._alone and len(self._runs)):
             return {}
-        if self._cautious:
-            return {} if len(self._runs) else dict.fromkeys(self.queues(), 1)
         usable = pool.usable()
         waiting = sum(map(len, self._waiting.values()))
         free = sum(not child.runs for child in usable) - waiting - len(self._calls)
@@ -110,14 +111,16 @@ class Desk:
         """Take these in hand, each for what it is."""
         for delivery in deliveries:
             if delivery.count < SUSPECT_AFTER:
-                self._cautious = False
-            elif not self._cautious or self.in_hand:
-                # A job that may take the worker down must be alone when it starts, or others would be blamed.
-                self._cautious = True
-                self._settlements.append(Return(delivery))
-                self.return_waiting("a job that may crash this worker goes first")
-                continue
-            self._take(delivery, now)
+                self._take(delivery, now)
+            else:
+                self._suspects.append(delivery)
+        if self._suspects and not self._alone:
+            self._return_unstarted("a job that may crash this worker goes first")
+        if not len(self._runs):
+            self._alone = bool(self._suspects)
+            if self._alone:
+                # Were it given back until the others have ended, its count would rise by that.
+                self._take(self._suspects.popleft(), now)
 
     def _take(self, delivery: Delivery, now: float) -> None:
         if self._locked_out and now < self._locks_again_at:
@@ -141,6 +144,7 @@ class Desk:
         """These are no longer ours: the broker gives them out again, and a run of ours that has begun goes on."""
         for delivery in deliveries:
             self._locked_out = [away for away in self._locked_out if away.delivery is not delivery]
+            self._suspects = deque(suspect for suspect in self._suspects if suspect is not delivery)
             run = self._runs.detach(delivery)
             if run is not None and run.phase == "waiting" and not run.deliveries:
                 self._waiting[run.queue].remove(run)
@@ -324,6 +328,11 @@ class Desk:
 
     def return_waiting(self, why: str) -> None:
         """Give back what has not been handed to a child."""
+        self._settlements += map(Return, self._suspects)
+        self._suspects.clear()
+        self._return_unstarted(why)
+
+    def _return_unstarted(self, why: str) -> None:
         for away in self._locked_out:
             self._settlements.append(Return(away.delivery))
         self._locked_out = []

@@ -24,18 +24,18 @@ LEASE = 6.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """``quick``: part of `make test`."""
+    """``quick``: the brokers on which it is part of `make test`."""
 
     name: str
     run: Callable[[Storm], None]
     brokers: tuple[str, ...]
-    quick: bool = False
+    quick: tuple[str, ...] = ()
 
 
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(brokers: tuple[str, ...], *, quick: bool = False) -> Callable[[Callable[[Storm], None]], None]:
+def scenario(brokers: tuple[str, ...], *, quick: tuple[str, ...] = ()) -> Callable[[Callable[[Storm], None]], None]:
     """Add the function to the list."""
 
     def add(run: Callable[[Storm], None]) -> None:
@@ -70,7 +70,7 @@ def child_killed(storm: Storm) -> None:
         os.kill(storm.app.journal("start")[-1]["pid"], signal.SIGKILL)
 
 
-@scenario(BOTH, quick=True)
+@scenario(BOTH, quick=SQLITE)
 def worker_killed(storm: Storm) -> None:
     """The parent alone; its children end by themselves."""
     storm.begin()
@@ -106,7 +106,7 @@ def dispatcher_killed(storm: Storm) -> None:
     storm.start_dispatcher(max(storm.confirmed()) + 1)
 
 
-@scenario(AMQP, quick=True)
+@scenario(AMQP, quick=AMQP)
 def rabbitmq_killed(storm: Storm) -> None:
     storm.begin()
     with storm.fault():
@@ -173,7 +173,7 @@ def connections_half_closed(storm: Storm) -> None:
         time.sleep(0.5)
 
 
-@scenario(AMQP, quick=True)
+@scenario(AMQP, quick=AMQP)
 def confirms_lost(storm: Storm) -> None:
     """Cut between publish and confirm, and between successor and ack: what was sent arrived, the answers don't."""
     storm.begin()
@@ -216,7 +216,7 @@ def disk_alarm(storm: Storm) -> None:
         node_of(storm).ctl("set_disk_free_limit", "50MB")
 
 
-@scenario(AMQP, quick=True)
+@scenario(AMQP, quick=AMQP)
 def queue_deleted(storm: Storm) -> None:
     storm.begin()
     raw = raw_of(storm)
@@ -298,7 +298,7 @@ def one_of_two_workers_killed(storm: Storm) -> None:
         storm.workers[0].process.wait()
 
 
-@scenario(BOTH, quick=True)
+@scenario(BOTH, quick=SQLITE)
 def worker_crashes_at_each_start(storm: Storm) -> None:
     """It takes jobs and dies before it has started them: they must not be blamed."""
     storm.begin()
@@ -314,7 +314,7 @@ def worker_crashes_at_each_start(storm: Storm) -> None:
 # -- 6: SQLite
 
 
-@scenario(SQLITE, quick=True)
+@scenario(SQLITE, quick=SQLITE)
 def file_locked(storm: Storm) -> None:
     storm.begin()
     database = sqlite3.connect(storm.broker_url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)

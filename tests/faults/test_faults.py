@@ -19,7 +19,9 @@ from tests.servers.rabbitmq import RabbitNode
 from tests.servers.shared import RabbitPlace
 
 CASES = [
-    pytest.param(scenario, broker, id=f"{scenario.name}-{broker}", marks=[] if scenario.quick else pytest.mark.full)
+    pytest.param(
+        scenario, broker, id=f"{scenario.name}-{broker}", marks=[] if broker in scenario.quick else pytest.mark.full
+    )
     for scenario in SCENARIOS
     for broker in scenario.brokers
 ]

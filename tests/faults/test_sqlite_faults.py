@@ -47,6 +47,7 @@ def test_a_full_disk_is_told_and_waited_for(disk: Path, make_storm: Callable[...
     assert "Traceback" not in storm.workers[0].log()
 
 
+@pytest.mark.full
 def test_a_read_only_file_system_is_told(disk: Path, make_storm: Callable[..., Storm]) -> None:
     storm = make_storm("sqlite", folder=disk)
     storm.app.router("dispatch", "quick")
@@ -62,6 +63,7 @@ def test_a_read_only_file_system_is_told(disk: Path, make_storm: Callable[..., S
     assert len(storm.app.journal("quick")) == 1
 
 
+@pytest.mark.full
 def test_a_corrupt_file_is_told_and_left_as_it_is(disk: Path, make_storm: Callable[..., Storm]) -> None:
     storm = make_storm("sqlite", folder=disk)
     for _ in range(3):

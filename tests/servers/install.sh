@@ -3,7 +3,8 @@
 set -euo pipefail
 
 missing=()
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || [ -n "${ROUTER_TEST_AMQP_URL:-}" ] || missing+=(rabbitmq-server)
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || [ -n "${ROUTER_TEST_AMQP_URL:-}${ROUTER_TEST_RABBITMQ_ROOT:-}" ] ||
+  missing+=(rabbitmq-server)
 command -v redis-server >/dev/null || [ -n "${ROUTER_TEST_REDIS_URL:-}" ] || missing+=(redis-server)
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -3,7 +3,7 @@
 The Debian service, should it run, is another node with another cookie, and neither sees the other.
 
 ROUTER_TEST_RABBITMQ_ROOT names another Debian to run it from, as debian13.sh installs it: every program is then started
-inside that directory as its root. The network and the process ids are those outside.
+with that directory as its root. The network, the process ids and the temporary files are those outside.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ from .process import ServerFailed, accepts, end, free_ports, kill_group, tail, u
 SCRIPTS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin")
 """Where the scripts are that don't switch to the user `rabbitmq`, as those in /usr/sbin do."""
 
-ROOT = os.environ.get("ROUTER_TEST_RABBITMQ_ROOT", "").rstrip("/")
+_root = os.environ.get("ROUTER_TEST_RABBITMQ_ROOT")
+ROOT = os.path.abspath(_root) if _root else ""
 
-ENTER = 'mount --rbind /proc "$0/proc" && exec unshare --root="$0" "$@"'
-"""RabbitMQ measures memory and disk by /proc. The mount is in a namespace that ends with the program, and all is exec'd,
-so that the program has the process id of what we started."""
+ENTER = """
+for shared in /proc "$1"; do mount --rbind "$shared" "$0$shared" || exit; done
+shift
+exec unshare --root="$0" "$@"
+"""
+"""Shell: ROOT, the directory for temporary files, what is left to say to unshare. RabbitMQ measures itself by /proc.
+
+The mounts are in a namespace that ends with the program, which has the process id that the shell had.
+"""
 
 MAX_MESSAGE = 32 * 1024 * 1024
 
@@ -33,7 +40,7 @@ STOP_SECONDS = 10.0
 
 
 def scripts() -> str | None:
-    """The directory of RabbitMQ's own scripts (seen from inside ROOT); None if it isn't installed."""
+    """The directory of RabbitMQ's own scripts, in ROOT; None if it isn't installed."""
     return next((path for path in SCRIPTS if os.access(f"{ROOT}{path}/rabbitmq-server", os.X_OK)), None)
 
 
@@ -46,8 +53,7 @@ class RabbitNode:
         if found is None or not (ROOT or shutil.which("epmd")):
             raise ServerFailed("rabbitmq-server is not installed; tests/servers/install.sh does that")
         self._scripts = found
-        self.directory = tempfile.mkdtemp(prefix="router-rabbitmq-", dir=f"{ROOT}/tmp" if ROOT else None)
-        self._inside = self.directory.removeprefix(ROOT)
+        self.directory = tempfile.mkdtemp(prefix="router-rabbitmq-")
         self.port, self._dist_port, self._epmd_port = free_ports(3)
         self.node = f"router{uuid.uuid4().hex[:8]}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,10 +85,11 @@ class RabbitNode:
         if not ROOT:
             return [*words]
         user = [] if os.geteuid() == 0 else ["--map-root-user"]
-        return ["unshare", "--mount", *user, "sh", "-c", ENTER, ROOT, f"--wd={self._inside}", *words]
+        temporary, here = os.path.dirname(self.directory), f"--wd={self.directory}"
+        return ["unshare", "--mount", *user, "sh", "-c", ENTER, ROOT, temporary, here, *words]
 
     def _environment(self) -> dict[str, str]:
-        inside = self._inside
+        inside = self.directory
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return {
             **kept,
