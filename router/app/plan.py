@@ -6,10 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
-import jsonschema.protocols
 import msgspec
 
 from router.app.context import Context, current_job
@@ -18,6 +16,9 @@ from router.errors import InvalidPayload, RouterError
 from router.jobs.job import new_id
 from router.routing.events import build_event, encode_event, import_event_type
 from router.routing.handlers import Handler, import_handler
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Plan:
     steps: tuple[Step, ...]
     later: tuple[tuple[Route, AsyncOptions], ...]
     event_type: type | None
-    validator: jsonschema.protocols.Validator | None
+    validator: Validator | None
     plain: tuple[tuple[str, Callable[[Any], Any]], ...] | None
 
     def prepare(self, event: Any) -> tuple[Any, bytes | None]:
@@ -65,8 +66,10 @@ class Plan:
         return event, data
 
 
-def _check(validator: jsonschema.protocols.Validator, data: bytes, point: str) -> None:
-    error = jsonschema.exceptions.best_match(validator.iter_errors(msgspec.json.decode(data)))
+def _check(validator: Validator, data: bytes, point: str) -> None:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(validator.iter_errors(msgspec.json.decode(data)))
     if error is not None:
         raise InvalidPayload(f"{point}: the payload does not fit the schema: {error.json_path}: {error.message}")
 
@@ -85,7 +88,9 @@ def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler]) -> Pl
     event_type = import_event_type(point.event) if point.event else None
     validator = None
     if point.schema is not None:
-        validator = jsonschema.validators.validator_for(point.schema)(point.schema)
+        from jsonschema.validators import validator_for  # slow to import
+
+        validator = validator_for(point.schema)(point.schema)
     special = later or event_type or validator or point.interruptible
     plain = None
     if not special and not any(step.is_async or step.on_error == "continue" for step in steps):

@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, UnknownType
-from jsonschema.validators import validator_for
-from referencing.exceptions import Unresolvable
 
 from router.config import wording
 from router.config.problems import Problem
@@ -58,6 +54,11 @@ class PayloadSchemas:
 
 
 def _schema_problem(schema: dict[str, Any] | bool, path: str) -> Problem | None:
+    from jsonschema import Draft202012Validator  # slow to import, and only needed where a file is read
+    from jsonschema.exceptions import SchemaError, UnknownType
+    from jsonschema.validators import validator_for
+    from referencing.exceptions import Unresolvable
+
     try:
         validator_for(schema, default=Draft202012Validator).check_schema(cast(Any, schema))
     except SchemaError as error:

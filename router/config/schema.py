@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from jsonschema import Draft202012Validator
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 _FILE = "extensions.schema.json"
 _NOT_AT_RUN_TIME = ("$defs", "propertyNames", "pattern", "title", "description", "default")
@@ -33,14 +35,20 @@ def schema_text() -> str:
 @cache
 def file_validator() -> Draft202012Validator:
     """The validator of a whole file."""
-    return Draft202012Validator(_runtime_schema())
+    return _validator(_runtime_schema())
 
 
 @cache
 def options_validator() -> Draft202012Validator:
     """The validator of one handler's ``async`` mapping."""
     handler = _runtime_schema()["properties"]["extensions"]["additionalProperties"]["properties"]["handlers"]["items"]
-    return Draft202012Validator(handler["properties"]["async"])
+    return _validator(handler["properties"]["async"])
+
+
+def _validator(schema: Any) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator  # slow to import, and a worker's processes read no file
+
+    return Draft202012Validator(schema)
 
 
 @cache

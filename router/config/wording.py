@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-from jsonschema.exceptions import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from router.config.construction import UNUSABLE
 from router.config.problems import Path, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 _LATER = (
     "uniqueUntil",
@@ -242,7 +243,7 @@ def _flow(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-_TRANSLATIONS: dict[str, Callable[[ValidationError, Path], Iterator[Problem]]] = {
+_TRANSLATIONS: dict[str, Callable[[Any, Path], Iterator[Problem]]] = {
     "type": _type,
     "enum": _allowed,
     "const": _allowed,

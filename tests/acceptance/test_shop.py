@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app import ROOT
+from tests.app import ROOT, sqlite_url
 
 
 class Checkout:
@@ -79,7 +79,8 @@ def test_an_order_runs_what_is_sync_and_a_worker_the_rest(checkout: Checkout) ->
         (["dispatc"], 2, "dispatch"),
     ],
 )
-def test_wrong_use_is_told_without_a_traceback(checkout: Checkout, arguments: list[str], code: int, said: str) -> None:
+def test_wrong_use_is_told_without_a_traceback(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    checkout = Checkout(tmp_path, sqlite_url(tmp_path))
     done = checkout.router(*arguments, code=code)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
