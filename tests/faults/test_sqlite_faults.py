@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -36,10 +37,12 @@ def fill(disk: Path) -> Path:
 
 def test_a_full_disk_is_told_and_waited_for(disk: Path, make_storm: Callable[..., Storm]) -> None:
     storm = make_storm("sqlite", folder=disk)
+    # More than the file and its log have room for in themselves.
+    (storm.folder / "large.json").write_text(json.dumps({"text": "x" * 8_000_000}))
     storm.begin()
     with storm.fault():
         filler = fill(disk)
-        said = storm.app.router("dispatch", "quick", code=1).stderr
+        said = storm.app.router("dispatch", "quick", "-p", "@large.json", code=1).stderr
         assert "full" in said
         assert "Traceback" not in said
         filler.unlink()

@@ -39,6 +39,9 @@ from router.locks.base import Locks
 
 log = logging.getLogger(__name__)
 
+SECONDS_EACH = 0.05
+"""What a broker that answers gets for each declaration, beyond the deadline for reaching it."""
+
 CONSUMER_TIMEOUT = 1800.0
 """Seconds after which RabbitMQ, as delivered, takes a job back from whoever has not acked it."""
 
@@ -79,7 +82,8 @@ class AmqpBroker:
             left = until - time.monotonic()
             try:
                 with self._link("declaring", min(left, self.address.connect_seconds)) as link:
-                    declaring.apply(link, declarations, declare=self._declare, until=until)
+                    patience = until + SECONDS_EACH * len(declarations)
+                    declaring.apply(link, declarations, declare=self._declare, until=patience)
                 break
             except BrokerUnavailable:
                 if time.monotonic() + pause >= until:
@@ -209,9 +213,10 @@ class AmqpBroker:
         known = self._known
         if known is None or not self._declare:
             return False
-        until = time.monotonic() + seconds
+        declarations = self.plan(known)
+        until = time.monotonic() + seconds + SECONDS_EACH * len(declarations)
         with self._link("repairing", min(seconds, self.address.connect_seconds)) as link:
-            declaring.apply(link, self.plan(known), until=until)
+            declaring.apply(link, declarations, until=until)
         return True
 
     def _connect(self, purpose: str, seconds: float | None = None) -> Link:
