@@ -318,3 +318,24 @@ def test_a_successor_that_no_queue_takes_disturbs_no_other(setup: Setup) -> None
     node.evaluate(f'ra:restart_server(quorum_queues, {{list_to_atom("{name}"), node()}}).')
     spin(consumer, lambda: consumer.unsettled == 0, "it was taken at last", 40)
     assert broker.counts(["b"]).queues["b"].ready == 1
+
+
+@pytest.mark.parametrize("with_a_job_in_hand", [False, True])
+def test_a_consumer_that_the_server_forgot_is_made_anew(setup: Setup, with_a_job_in_hand: bool) -> None:
+    """As happens where a queue is deleted, and declared again, at the very moment at which it is consumed."""
+    broker = setup.broker()
+    consumer = setup.consumer(broker)
+    broker.publish([job(id="before")])
+    (before,) = take(consumer, 1)
+    if not with_a_job_in_hand:
+        consumer.settle([Done(before)])
+    reader = consumer._readers["a"]  # type: ignore[attr-defined]
+    until(lambda: turn(consumer, {"a": 1}) or reader._tag, "it consumes again")
+    reader._channel.basic_cancel(reader._tag, nowait=True)
+    broker.publish([job(id="after")])
+    (after,) = take(consumer, 1)
+    assert ids([after]) == ["after"]
+    consumer.settle([Done(after), Done(before)])
+    spin(consumer, lambda: consumer.unsettled == 0, "settled")
+    assert consumer.take_lost() == []
+    assert broker.counts(["a"]).queues["a"].ready == 0

@@ -67,8 +67,14 @@ def supervise(storm: Storm, done: Callable[[], bool]) -> None:
 NEW_WORK = (
     WORK
     + """
+from dataclasses import dataclass
+
+@dataclass
+class Raised:
+    greeting: str
+
 def fresh(event):
-    write("fresh", greeting=event["greeting"])
+    write("fresh", greeting=event.greeting)
 """
 )
 
@@ -84,7 +90,8 @@ def test_old_workers_let_the_jobs_of_a_new_route_wait_for_the_new_ones(
     storm.app.router("dispatch", "quick")
     storm.app.wait_for("quick")
     # The old worker keeps its table: what it is given now is no file at all.
-    new_file = FILE + '  raised.anew: {handlers: [{handler: "newer:fresh", async: true}]}\n'
+    handlers = '[{handler: "newer:fresh", async: true}]'
+    new_file = FILE + f'  raised.anew: {{event: "newer:Raised", handlers: {handlers}}}\n'
     (storm.folder / "newer.py").write_text(NEW_WORK)
     (storm.folder / "new.yaml").write_text(new_file)
     storm.app.router("dispatch", "-c", "new.yaml", "raised.anew", "-p", '{"greeting": "hello"}')

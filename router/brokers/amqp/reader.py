@@ -37,6 +37,10 @@ IDLE_BEFORE_CANCEL = 0.25
 ON_ITS_WAY = 0.03
 """Seconds: what a queue has ready arrives so soon after it was asked for."""
 
+ASK_AGAIN = 4.0
+"""Seconds without a job after which a consumer is made anew: where a queue was deleted, and declared again, at the very
+moment at which it was consumed, RabbitMQ says nothing, and delivers nothing."""
+
 SURPLUS_BEFORE_RETURN = 1.0
 """Seconds after which buffered jobs for which there is no room go back. Each return raises a job's count."""
 
@@ -151,6 +155,8 @@ class QueueReader:
         if self._tag is None:
             if room > buffered and now >= self._retry_at:
                 self._consume(room - buffered, now)
+        elif room > buffered and now >= self._asked_at + ASK_AGAIN:
+            self._ask_again(room - buffered, now)
         elif room > buffered:
             if self._tag_held >= self._prefetch:
                 besides = len(self._held) - buffered if now - self._raised_at < ADJUST_AGAIN else 0
@@ -220,6 +226,14 @@ class QueueReader:
         with self._link.sending():
             self._channel.send_qos(self._prefetch)
             self._channel.basic_consume(self._physical, consumer_tag=self._tag, nowait=True)
+
+    def _ask_again(self, prefetch: int, now: float) -> None:
+        self._cancel()
+        if not self._held and self._channel is not None and self._link is not None:
+            channel, self._channel = self._channel, None
+            with self._link.sending():
+                channel.let_go()
+        self._consume(prefetch, now)
 
     def _cancel(self) -> None:
         if self._tag is not None and self._channel is not None and self._link is not None:
