@@ -75,6 +75,8 @@ def is_current(connection: sqlite3.Connection, path: str) -> bool:
 
     Raises BrokerRefused for a file of a newer version and for another program's database.
     """
+    # First of all: whoever makes the tables marks the file in the same transaction, so that it is marked by then.
+    tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application == APPLICATION_ID:
@@ -84,7 +86,7 @@ def is_current(connection: sqlite3.Connection, path: str) -> bool:
                 f"{SCHEMA_VERSION}); update this installation, or name another file"
             )
         return True
-    if application or version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+    if application or version or tables:
         raise BrokerRefused(f"{path} is another program's database; name a file of its own for the router")
     return False
 

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,6 +92,24 @@ def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
         thread.join(30)
     assert not errors
     assert keys(Database(tmp_path / "x.db")) == [str(n) for n in range(8)]
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_a_file_that_another_makes_at_this_moment_is_no_strangers(tmp_path: Path, step: int) -> None:
+    """The tables appear between two looks at it."""
+    path = tmp_path / "x.db"
+    ours = sqlite3.connect(path, isolation_level=None)
+    looks: list[str] = []
+
+    def execute(statement: str) -> sqlite3.Cursor:
+        if len(looks) == step:
+            write(Database(path))
+        looks.append(statement)
+        return ours.execute(statement)
+
+    schema.is_current(SimpleNamespace(execute=execute), str(path))  # type: ignore[arg-type]
+    assert schema.is_current(ours, str(path)) is True
+    ours.close()
 
 
 def test_connections_of_ended_threads_are_closed(tmp_path: Path) -> None:
