@@ -75,10 +75,10 @@ def is_current(connection: sqlite3.Connection, path: str) -> bool:
 
     Raises BrokerRefused for a file of a newer version and for another program's database.
     """
-    # First of all: whoever makes the tables marks the file in the same transaction, so that it is marked by then.
+    # The mark comes last: whoever makes the rest makes it in the same transaction, so that it is there by then.
     tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
     if application == APPLICATION_ID:
         if version > SCHEMA_VERSION:
             raise BrokerRefused(
