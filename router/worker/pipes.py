@@ -56,7 +56,8 @@ class ParentPipe:
         self._out = bytearray()
         self._decoder = msgspec.msgpack.Decoder(ToParent)
         self.ended = False
-        """The other end is closed, or broken."""
+        """The other end is closed, or broken. What it had said before can still be received."""
+        self._drained = False
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -81,21 +82,22 @@ class ParentPipe:
                 return
             except OSError:
                 self.ended = True
+                self._out.clear()
                 return
             del self._out[:sent]
 
     def receive(self) -> list[ToParent]:
         """Every message that has arrived whole."""
-        while not self.ended:
+        while not self._drained:
             try:
                 data = self._sock.recv(_CHUNK)
             except BlockingIOError:
                 break
             except OSError:
-                self.ended = True
+                self.ended = self._drained = True
                 break
             if not data:
-                self.ended = True
+                self.ended = self._drained = True
             self._in += data
         messages: list[ToParent] = []
         start = 0

@@ -152,6 +152,18 @@ def test_messages_arrive_whole_and_in_order(pipes):
     assert [message.run for message in received] == [number for number in range(500) for _ in range(2)]
 
 
+def test_what_a_dead_child_had_said_is_heard_even_if_it_could_not_be_told_any_more(pipes):
+    parent, child, raw = pipes
+    child.send(Started(1))
+    child.send(Returned(1, 0.5, 1000))
+    raw.shutdown(socket.SHUT_RDWR)
+    parent.send(Run(2, "default", b"x"))
+    parent.send(Run(3, "default", b"x"))
+    assert parent.ended
+    assert parent.receive() == [Started(1), Returned(1, 0.5, 1000)]
+    assert parent.unsent == 0
+
+
 def test_half_a_message_is_kept_until_the_rest_comes(pipes):
     parent, _, raw = pipes
     ours, theirs = socket.socketpair()
