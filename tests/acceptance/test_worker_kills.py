@@ -123,7 +123,7 @@ def test_a_killed_worker_loses_no_job_and_leaves_no_process(app: App, whole_grou
     assert not alive
     app.start_worker("--concurrency", "2")  # gets what the dead one held when its leases have run out
     app.wait_until(lambda: {line["number"] for line in app.journal("end")} == set(range(JOBS)))
-    app.wait_until(lambda: not app.status()["queues"]["default"]["running"])
+    app.wait_until(lambda: not app.counts().queues["default"].running)
     check_ledger(app, killed_at)
 
 
@@ -167,7 +167,7 @@ def test_of_a_unique_key_at_most_one_job_is_alive_and_no_lock_is_left(app: App) 
     jobs, duplicates = (sum(column) for column in zip(*numbers, strict=True))
     assert jobs + duplicates == 500
     app.wait_until(lambda: len(app.journal("end")) >= jobs)
-    app.wait_until(lambda: not any(queue["running"] or queue["ready"] for queue in app.status()["queues"].values()))
+    app.wait_until(lambda: not any(queue.running or queue.ready for queue in app.counts().queues.values()))
     alive: Counter[int] = Counter()
     for line in app.journal():
         alive[line["key"]] += 1 if line["what"] == "start" else -1

@@ -224,9 +224,8 @@ class Storm:
         tried = self.ended() | {line["number"] for line in self.app.journal("raise")} | self.excepted
         if not self.confirmed() <= tried:
             return False
-        counts = self.app.status()
-        queues = counts["queues"].values()
-        return counts["delayed"] == 0 and not any(queue["ready"] or queue["running"] for queue in queues)
+        counts = self.app.counts()
+        return counts.delayed == 0 and not any(queue.ready or queue.running for queue in counts.queues.values())
 
     def _compare(self) -> Books:
         confirmed = self.confirmed()
