@@ -69,9 +69,10 @@ class ParentPipe:
         return len(self._out)
 
     def send(self, message: ToChild) -> None:
-        """Write one message, or as much of it as goes."""
-        self._out += _frame(message)
-        self.flush()
+        """Write one message, or as much of it as goes; nothing, once the other end is closed."""
+        if not self.ended:
+            self._out += _frame(message)
+            self.flush()
 
     def flush(self) -> None:
         """Write what waits, as far as it goes."""

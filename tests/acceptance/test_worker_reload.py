@@ -104,9 +104,9 @@ def test_sighup_puts_edited_handler_code_in_force(app: App) -> None:
 
 
 def test_sigterm_lets_the_running_job_finish_and_gives_the_others_back(app: App) -> None:
+    app.router("dispatch", "slow")
+    app.router("dispatch", "slow")
     worker = app.start_worker("--concurrency", "1")
-    app.router("dispatch", "slow")
-    app.router("dispatch", "slow")
     app.wait_for("slow.start")
     worker.process.terminate()
     assert worker.wait() == 0
@@ -115,8 +115,8 @@ def test_sigterm_lets_the_running_job_finish_and_gives_the_others_back(app: App)
 
 
 def test_a_second_signal_ends_it_now_and_the_job_pays_no_attempt(app: App) -> None:
-    worker = app.start_worker("--concurrency", "1")
     app.router("dispatch", "slow")
+    worker = app.start_worker("--concurrency", "1")
     app.wait_for("slow.start")
     worker.process.terminate()
     app.wait_until(lambda: "stopping (SIGTERM)" in worker.log())

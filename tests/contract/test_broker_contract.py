@@ -641,7 +641,7 @@ def test_counts(harness: Harness) -> None:
     if harness.table:
         assert broker.counts(["a"]) == Counts({"a": QueueCounts(0, 0, 0, 0, None)}, 0, 0)
     began = harness.now()
-    broker.publish([job("a"), job("a"), job("a", delay=4), job("b", delay=60), job("b", delay=60)])
+    broker.publish([job("a"), job("a"), job("a", delay=50), job("b", delay=60), job("b", delay=60)])
     harness.pass_time(1)
     broker.publish([job("a")])
     consumer = broker.consumer("w")
@@ -662,9 +662,11 @@ def test_counts(harness: Harness) -> None:
     else:
         assert a == QueueCounts(1, None, None, None, None)
     consumer.close()
-    harness.pass_time(3)
-    counts = broker.counts(["a"])
-    assert (counts.queues["a"].ready, counts.delayed) == (3, 2)  # the delayed one is due, the running one came back
+    assert eventually(lambda: broker.counts(["a"]).queues["a"].ready == 2)  # the running one came back
+    if harness.table:
+        harness.pass_time(50)
+        counts = broker.counts(["a"])
+        assert (counts.queues["a"].ready, counts.delayed) == (3, 2)  # the delayed one is due
 
 
 def test_a_lease_that_ran_out_counts_as_ready(table_harness: Harness) -> None:
