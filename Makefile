@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEBIAN13 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/extension-router/debian13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rabbitmq4 faults soak check format clean
+.PHONY: help setup demo test test-rabbitmq4 faults soak check reference format clean
 
 help:
 	@echo "make demo    the main job as a story, on the embedded broker (under a minute)"
@@ -14,6 +14,7 @@ help:
 	@echo "make faults  every fault, with 2,000 jobs (half an hour)"
 	@echo "make soak    faults at random, for 30 minutes"
 	@echo "make check   ruff, mypy --strict, import-linter"
+	@echo "make reference   docs/reference.md, from schemas/extensions.schema.json"
 	@echo "make format  let ruff format the code"
 
 setup: $(VENV)/.installed
@@ -53,6 +54,9 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+reference: setup
+	@$(BIN)/python docs/make_reference.py
 
 format: setup
 	@$(BIN)/ruff check --fix --quiet .

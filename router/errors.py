@@ -36,12 +36,14 @@ class ConfigError(RouterError):
     """The file can't be used.
 
     ``diagnostics`` holds every mistake found (``router.config.diagnostics.Diagnostic``), in the order of the file;
-    ``str()`` shows them all with line, caret and hint.
+    ``str()`` shows them all with line, caret and hint. ``watched`` (``router.config.watched.Watched``, or None): the
+    files that were asked for, a change of which may mend it.
     """
 
-    def __init__(self, diagnostics: Sequence[Any]) -> None:
+    def __init__(self, diagnostics: Sequence[Any], watched: Any = None) -> None:
         super().__init__(diagnostics)
         self.diagnostics = tuple(diagnostics)
+        self.watched = watched
 
     def __str__(self) -> str:
         return "\n\n".join(str(diagnostic) for diagnostic in self.diagnostics)

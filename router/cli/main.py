@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from enum import StrEnum
@@ -10,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from router.cli import dispatch, failed, routes, status, topology, validate, worker
+from router.cli import dispatch, failed, routes, schema, status, topology, validate, worker
 from router.cli.common import error, exit_code
+from router.config.loading import ENV_VARIABLE
 from router.errors import RouterError
 from router.logs import set_up_logging
 
@@ -55,16 +57,23 @@ def main_options(
         Level | None, typer.Option("--log-level", help="Default: info for run-worker, else warning.")
     ] = None,
     log_format: Annotated[LogFormat, typer.Option("--log-format")] = LogFormat.TEXT,
+    env: Annotated[
+        str | None,
+        typer.Option("--env", metavar="NAME", help=f"Use the overlay extensions.NAME.yaml; else ${ENV_VARIABLE}."),
+    ] = None,
     _: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version)] = False,
 ) -> None:
     """Route events as one readable file says."""
     level = log_level or (Level.INFO if context.invoked_subcommand == "run-worker" else Level.WARNING)
     set_up_logging(level.value, log_format.value)
+    if env is not None:
+        os.environ[ENV_VARIABLE] = env  # this is all that the option means, here and in every process below
     context.obj = {"verbose": verbose, "log_level": level.value, "log_format": log_format.value}
 
 
 app.command("validate")(validate.validate)
 app.command("routes")(routes.routes)
+app.command("schema")(schema.schema)
 app.command("dispatch")(dispatch.dispatch)
 app.command("run-worker")(worker.run_worker)
 app.command("status")(status.status)
@@ -72,15 +81,19 @@ app.add_typer(failed.app, name="failed")
 app.add_typer(topology.app, name="topology")
 
 
+_WITH_VALUE = ("--log-level", "--log-format", "--env")
+
+
 def global_options_first(arguments: list[str]) -> list[str]:
-    """Let ``--verbose``, ``--log-level`` and ``--log-format`` stand behind the command too: people write them there."""
+    """Let ``--verbose``, ``--log-level``, ``--log-format`` and ``--env`` stand behind the command too, where people
+    write them."""
     first: list[str] = []
     rest = list(arguments)
     end = rest.index("--") if "--" in rest else len(rest)
     position = 0
     while position < end:
         name, equals, _ = rest[position].partition("=")
-        width = {"--verbose": 1, "--log-level": 1 if equals else 2, "--log-format": 1 if equals else 2}.get(name, 0)
+        width = 1 if name == "--verbose" else (1 if equals else 2) if name in _WITH_VALUE else 0
         first += rest[position : position + width]
         del rest[position : position + width]
         end -= width

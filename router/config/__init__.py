@@ -1,7 +1,7 @@
 """``extensions.yaml``: found, read, checked, and turned into frozen Settings, with every mistake in its place."""
 
+from router.config.composition import Composition
 from router.config.diagnostics import Diagnostic
-from router.config.document import Document
 from router.config.durations import format_duration, parse_duration
 from router.config.loading import Loaded, find, load
 from router.config.options import async_options
@@ -17,12 +17,13 @@ from router.config.settings import (
     Unique,
 )
 from router.config.urls import mask_url
+from router.config.watched import Look, Watched
 
 __all__ = [
     "find",
     "load",
     "Loaded",
-    "Document",
+    "Composition",
     "Diagnostic",
     "async_options",
     "parse_duration",
@@ -37,4 +38,6 @@ __all__ = [
     "AsyncOptions",
     "Backoff",
     "Unique",
+    "Look",
+    "Watched",
 ]

@@ -1,4 +1,4 @@
-"""Document → Settings: the schema first, then everything that one value means for another."""
+"""Composition → Settings: the schema first, then everything that one value means for another."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from router.config import wording
+from router.config import lint, wording
+from router.config.composition import Composition
 from router.config.diagnostics import Diagnostic
 from router.config.document import Document
 from router.config.durations import parse_duration
@@ -17,7 +18,7 @@ from router.config.options import duration_problem, is_duration, resolve_default
 from router.config.payload_schemas import PayloadSchemas
 from router.config.problems import Path as ValuePath
 from router.config.problems import Problem
-from router.config.schema import file_validator
+from router.config.schema import file_validator, included_validator, overlay_validator
 from router.config.settings import (
     DEFAULT_BROKER_URL,
     DEFAULT_NAMESPACE,
@@ -32,37 +33,66 @@ from router.config.settings import (
 )
 from router.config.urls import absolute_path, absolute_url, broker_problem, locks_problem
 
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
 _EMPTY: Mapping[str, Any] = {}
 
 
-def check(document: Document, path: Path, content: bytes) -> tuple[Settings | None, list[Diagnostic]]:
-    """The settings of the file at the absolute ``path``, or None and every mistake in it, in the order of the file."""
-    found = list(document.mistakes)
-    settings = None
-    if document.complete:
-        checker = _Checker(document.data, path)
-        settings = checker.settings(content)
-        found.extend(document.report(problem) for problem in checker.problems)
-    # An alias brings the same mistake up once for each place that uses it.
-    unique = {(mistake.line, mistake.column, mistake.message): mistake for mistake in found}
-    return (None if unique else settings), [unique[key] for key in sorted(unique)]
+class Checker:
+    """Walks the data once. Values of a wrong type are the schema's business: they are passed over here.
 
+    ``path``: the absolute path of the main file; ``overlay``: the last document, where that is one.
+    """
 
-class _Checker:
-    """Walks the data once. Values of a wrong type are the schema's business: they are passed over here."""
-
-    def __init__(self, data: object, path: Path) -> None:
-        self.problems: list[Problem] = list(wording.problems(file_validator().iter_errors(data)))
-        self._reported = {problem.path for problem in self.problems}
-        self._data: Mapping[str, Any] = _mapping(data)
+    def __init__(self, composition: Composition, overlay: Document | None, path: Path, env: str | None) -> None:
+        self._composition = composition
+        self._overlay = overlay
+        self._data: Mapping[str, Any] = _mapping(composition.data)
         self._path = path
-        self._folder = path.parent
+        self._env = env
         self._schemas = PayloadSchemas()
+        self._problems: list[Problem] = []
+        self._reported: set[tuple[int, ValuePath]] = set()
         self._event_owners: dict[str, str] = {}
         self._needs_locks: ValuePath | None = None
+        self.routes: list[tuple[ValuePath, Route]] = []
+        """Every route, and where in the composition it is; filled by `check`."""
 
-    def settings(self, content: bytes) -> Settings:
+    @property
+    def schema_files(self) -> list[str]:
+        """The absolute paths of the payload schemas that the files name."""
+        return self._schemas.paths
+
+    def check(self, contents: list[bytes]) -> tuple[Settings | None, list[Diagnostic]]:
+        """The settings and what is to be warned of; or None and every mistake; both in the order of the files."""
+        composition = self._composition
+        found = [*composition.mistakes, *self._against_schema()]
+        settings = self._settings(contents)
+        self._problems += lint.of_queues(self.routes, settings)
+        found += map(composition.report, self._problems)
+        for document in composition.documents:
+            found += lint.unknown_codes(document.source)
+        ordered = composition.ordered(found)
+        errors = [mistake for mistake in ordered if mistake.severity == "error"]
+        return (None, errors) if errors else (settings, ordered)
+
+    def _against_schema(self) -> list[Diagnostic]:
+        found: list[Diagnostic] = []
+        for document in filter(lambda document: document.complete, self._composition.documents):
+            for problem in wording.problems(self._validator(document).iter_errors(cast(Any, document.data))):
+                self._reported.add((id(document), problem.path))
+                found.append(document.report(problem))
+        return found
+
+    def _validator(self, document: Document) -> Validator:
+        if document is self._composition.documents[0]:
+            return file_validator()
+        return overlay_validator() if document is self._overlay else included_validator()
+
+    def _settings(self, contents: list[bytes]) -> Settings:
         data = self._data
+        folder = self._composition.folder
         broker, locks = _mapping(data.get("broker")), _mapping(data.get("locks"))
         broker_url = _text(broker.get("url"))
         locks_url = _text(locks.get("url"))
@@ -75,27 +105,28 @@ class _Checker:
         self._check_locks(broker.get("url", DEFAULT_BROKER_URL), locks)
         return Settings(
             path=str(self._path),
-            hash=self._hash(content),
-            broker_url=absolute_url(broker_url or DEFAULT_BROKER_URL, self._folder),
+            hash=self._hash(contents),
+            env=self._env,
+            broker_url=absolute_url(broker_url or DEFAULT_BROKER_URL, folder(("broker", "url"))),
             namespace=namespace or DEFAULT_NAMESPACE,
             publish_timeout=self._duration(DEFAULT_PUBLISH_TIMEOUT, "broker", "publishTimeout", positive=True),
-            locks_url=absolute_url(locks_url, self._folder) if locks_url else None,
+            locks_url=absolute_url(locks_url, folder(("locks", "url"))) if locks_url else None,
             defaults=defaults,
             bootstrap=self._import_path(data, "bootstrap"),
             pythonpath=tuple(
-                absolute_path(folder, self._folder)
-                for folder in _list(data.get("pythonpath"))
-                if isinstance(folder, str)
+                absolute_path(path, folder(("pythonpath",)))
+                for path in _list(data.get("pythonpath"))
+                if isinstance(path, str)
             ),
             unknown_route_for=self._duration(DEFAULT_UNKNOWN_ROUTE_FOR, "unknownRouteFor"),
             concurrency=self._concurrency(),
             points=points,
         )
 
-    def _hash(self, content: bytes) -> str:
-        digest = hashlib.sha256(content)
-        for schema in self._schemas.contents:
-            digest.update(schema)
+    def _hash(self, contents: list[bytes]) -> str:
+        digest = hashlib.sha256()
+        for content in (*contents, *self._schemas.contents):
+            digest.update(content)
         return digest.hexdigest()
 
     def _defaults(self) -> AsyncDefaults:
@@ -119,7 +150,7 @@ class _Checker:
         for name, queue in _mapping(self._data.get("queues")).items():
             problem = name_problem("the name of a queue", name)
             if problem:
-                self.problems.append(Problem(problem.message, problem.hint, ("queues", name), on_key=True))
+                self._problems.append(Problem(problem.message, problem.hint, ("queues", name), on_key=True))
             limit = _mapping(queue).get("concurrency")
             if isinstance(limit, int | float):
                 limits[name] = _whole(limit)
@@ -132,7 +163,7 @@ class _Checker:
     def _point(self, name: str, point: Mapping[str, Any], defaults: AsyncDefaults) -> Point:
         path: ValuePath = ("extensions", name)
         if problem := point_problem(name):
-            self.problems.append(Problem(problem.message, problem.hint, path, on_key=True))
+            self._problems.append(Problem(problem.message, problem.hint, path, on_key=True))
         return Point(
             name=name,
             routes=self._routes(name, _list(point.get("handlers")), defaults),
@@ -149,42 +180,43 @@ class _Checker:
             if owner != name:
                 message = f"the event type `{event}` already belongs to `{owner}`"
                 hint = "an event type finds its extension point, so it can belong to one only: give each its own"
-                self._report(Problem(message, hint), "extensions", name, "event")
+                first = ((("extensions", owner, "event"), "first used here"),)
+                self._problems.append(Problem(message, hint, ("extensions", name, "event"), related=first))
         return event
 
     def _payload_schema(self, point: Mapping[str, Any], path: ValuePath) -> dict[str, Any] | bool | None:
         file = _text(point.get("schema"))
         if not file:
             return None
-        schema, problem = self._schemas.get(absolute_path(file, self._folder))
+        schema, problem = self._schemas.get(absolute_path(file, self._composition.folder((*path, "schema"))))
         self._report(problem, *path, "schema")
         return schema
 
     def _routes(self, point: str, handlers: list[Any], defaults: AsyncDefaults) -> tuple[Route, ...]:
-        routes: list[Route] = []
-        ids: dict[str, int] = {}
+        placed: list[tuple[ValuePath, Route]] = []
+        ids: dict[str, ValuePath] = {}
         for number, handler in enumerate(handlers):
             given = _mapping(handler)
             path: ValuePath = ("extensions", point, "handlers", number)
             route = self._route(point, given, path, defaults)
             if route is not None:
-                routes.append(route)
-                first = ids.setdefault(route.id, number)
-                if first != number:
-                    self._same_id(route.id, "id" in given, first, path)
-        routes.sort(key=lambda route: route.priority)
-        return tuple(routes)
+                place = (*path, "id" if "id" in given else "handler")
+                first = ids.setdefault(route.id, place)
+                if first == place:
+                    placed.append((path, route))
+                else:
+                    self._same_id(route.id, first, place)
+        self._problems += lint.of_point(placed)
+        self.routes += placed
+        return tuple(sorted((route for _, route in placed), key=lambda route: route.priority))
 
-    def _same_id(self, route: str, given: bool, first: int, path: ValuePath) -> None:
-        if given:
-            message, hint = (
-                f"the id `{route}` is taken by handler {first + 1} of this list",
-                "give this one another `id`",
-            )
+    def _same_id(self, route: str, first: ValuePath, place: ValuePath) -> None:
+        if place[-1] == "id":
+            message, hint = f"the id `{route}` is taken", "give this handler another `id`"
         else:
-            message = f"`{route}` is handler {first + 1} of this list already, so their ids are the same"
+            message = f"the handler `{route}` is here twice, so their ids are the same"
             hint = "give one of them an `id` of its own, for example `id: second`"
-        self._report(Problem(message, hint), *path, "id" if given else "handler")
+        self._problems.append(Problem(message, hint, place, related=((first, "first used here"),)))
 
     def _route(self, point: str, given: Mapping[str, Any], path: ValuePath, defaults: AsyncDefaults) -> Route | None:
         handler = self._import_path(given, "handler", *path)
@@ -213,9 +245,9 @@ class _Checker:
         if "onError" in given:
             message = "`onError` is for synchronous handlers, and this one is asynchronous"
             hint = "remove it; `onFailure` under `async` is called when the job has finally failed"
-            self.problems.append(Problem(message, hint, (*path, "onError"), on_key=True))
+            self._problems.append(Problem(message, hint, (*path, "onError"), on_key=True))
         options, problems = resolve_options(_mapping(value), defaults)
-        for problem in problems:
+        for problem in (*problems, *lint.of_options(_mapping(value), options)):
             self._report(problem, *path, "async")
         if options.unique and self._needs_locks is None:
             own = isinstance(value, dict) and "uniqueJob" in value
@@ -229,7 +261,7 @@ class _Checker:
         if broker_url.startswith(("amqp://", "amqps://")):
             message = "`uniqueJob` needs `locks.url`, because RabbitMQ can't keep locks"
             hint = 'add `locks: {url: "redis://localhost:6379/0"}` (`sqlite:///` works if all workers are on one host)'
-            self.problems.append(Problem(message, hint, self._needs_locks, on_key=True))
+            self._problems.append(Problem(message, hint, self._needs_locks, on_key=True))
 
     def _import_path(self, given: Mapping[str, Any], key: str, *path: str | int) -> str | None:
         value = _text(given.get(key))
@@ -238,8 +270,11 @@ class _Checker:
 
     def _report(self, problem: Problem | bool | str | None, *path: str | int) -> None:
         """Adds a problem, seen from ``path``, unless the schema has found one in the same place."""
-        if isinstance(problem, Problem) and (*path, *problem.path) not in self._reported:
-            self.problems.append(problem.under(*path))
+        if isinstance(problem, Problem):
+            problem = problem.under(*path)
+            document, place = self._composition.place(problem.path)
+            if (id(document), place) not in self._reported:
+                self._problems.append(problem)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ PLAIN_TAG = "plain"
 """Given by our parser to scalars without quotes and tag, whose type is decided here."""
 
 Report = Callable[..., None]
-"""Called as ``report(node, message, hint)``."""
+"""Called as ``report(node, message, hint, first)``; ``first``: the node that ``node`` repeats, or None."""
 
 
 class Unusable:
@@ -137,10 +137,8 @@ class Constructor:
                     self._report(key_node, "a second `<<` in one mapping", "merge several with a list: `<<: [*a, *b]`")
                 merged.append(value_node)
             elif key in data:
-                first = next(other.start_mark.line + 1 for other, _ in node.value if other.value == key)
-                self._report(
-                    key_node, f"duplicate key `{key}`, first used in line {first}", "remove or rename one of them"
-                )
+                first = next(other for other, _ in node.value if other.value == key)
+                self._report(key_node, f"duplicate key `{key}`", "remove or rename one of them", first)
             else:
                 data[key] = self.build(value_node, depth + 1)
         for value_node in merged:

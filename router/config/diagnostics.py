@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 from router.config.urls import MASK, mask_url, secret_spans
+
+Severity = Literal["error", "warning"]
 
 MAX_EXCERPT = 110
 """Longest excerpt, in characters; longer lines are cut around the caret."""
@@ -19,8 +23,8 @@ _TAB = "    "
 _ELLIPSIS = "…"
 
 
-class Diagnostic(msgspec.Struct, frozen=True):
-    """One mistake in a file. ``str()`` shows it as a compiler would; ``msgspec.to_builtins`` makes a dict of it.
+class Related(msgspec.Struct, frozen=True):
+    """A place in a file, and what is to be said about it.
 
     ``line`` and ``column`` count from 1, in characters of the file. ``excerpt`` is the line without passwords and
     control characters, cut if it is long; it is empty where no line can be shown. ``caret`` is the column (from 1) in
@@ -32,18 +36,37 @@ class Diagnostic(msgspec.Struct, frozen=True):
     column: int
     length: int
     message: str
-    hint: str | None = None
     excerpt: str = ""
     caret: int = 1
 
-    def __str__(self) -> str:
-        lines = [f"{self.file}:{self.line}:{self.column}: error: {self.message}"]
+    def lines(self, word: str) -> list[str]:
+        """As a compiler would show it; ``word`` stands before the message."""
+        lines = [f"{self.file}:{self.line}:{self.column}: {word}: {self.message}"]
         if self.excerpt:
             before = self.excerpt[: self.caret - 1]
             piece = self.excerpt[self.caret - 1 : self.caret - 1 + self.length]
             gutter = f"{self.line:>4}"
             lines.append(f"{gutter} | {_expanded(self.excerpt)}")
             lines.append(f"{' ' * len(gutter)} | {' ' * _width(before)}{'^' * max(1, _width(piece))}")
+        return lines
+
+
+class Diagnostic(Related, frozen=True, kw_only=True):
+    """One mistake in a file. ``str()`` shows it as a compiler would; ``msgspec.to_builtins`` makes a dict of it.
+
+    A warning has a ``code`` (`router.config.warnings.CODES`), by which a comment silences it; an error has none.
+    ``related``: the other places that it is about.
+    """
+
+    hint: str | None = None
+    severity: Severity = "error"
+    code: str | None = None
+    related: tuple[Related, ...] = ()
+
+    def __str__(self) -> str:
+        lines = self.lines(f"{self.severity}[{self.code}]" if self.code else self.severity)
+        for place in self.related:
+            lines += place.lines("note")
         if self.hint:
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
@@ -72,24 +95,27 @@ class Source:
 
     def diagnostic(self, line: int, column: int, length: int, message: str, hint: str | None = None) -> Diagnostic:
         """The mistake at this place, with its excerpt. ``length`` is cut at the end of the line, and at least 1."""
+        return attached(self.related(line, column, length, message), hint)
+
+    def related(self, line: int, column: int, length: int, message: str) -> Related:
+        """The place, with its excerpt. ``length`` is cut at the end of the line, and at least 1."""
         masked, spans = self._masked(line)
         start = _shifted(column - 1, spans)
         end = max(start + 1, min(_shifted(column - 1 + length, spans), len(masked)))
         excerpt, start, end = _cut(masked, start, end)
-        return Diagnostic(
+        return Related(
             file=clean(self.file),
             line=line,
             column=column,
             length=end - start,
             message=clean(mask_url(message)),
-            hint=clean(mask_url(hint)) if hint else None,
             excerpt=_clean_excerpt(excerpt),
             caret=start + 1,
         )
 
     def unshown(self, message: str, hint: str | None = None, line: int = 1, column: int = 1) -> Diagnostic:
         """A mistake of the file as a whole, or in a line that can't be shown."""
-        return Diagnostic(clean(self.file), line, column, 1, clean(mask_url(message)), clean(hint) if hint else None)
+        return attached(Related(clean(self.file), line, column, 1, clean(mask_url(message))), hint)
 
     def _split(self) -> None:
         if not self._starts:
@@ -102,6 +128,25 @@ class Source:
             line = self.line(number)
             self._lines[number] = mask_url(line), secret_spans(line)
         return self._lines[number]
+
+
+def attached(
+    place: Related, hint: str | None = None, code: str | None = None, related: Sequence[Related] = ()
+) -> Diagnostic:
+    """The mistake at ``place``; a warning where it has a ``code``."""
+    return Diagnostic(
+        place.file,
+        place.line,
+        place.column,
+        place.length,
+        place.message,
+        place.excerpt,
+        place.caret,
+        hint=clean(mask_url(hint)) if hint else None,
+        severity="warning" if code else "error",
+        code=code,
+        related=tuple(related),
+    )
 
 
 def clean(text: str) -> str:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as Folder
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from router.config.construction import PLAIN_TAG, Constructor, TooManyValues
-from router.config.diagnostics import Diagnostic, Source
+from router.config.diagnostics import Diagnostic, Related, Source, attached, clean
 from router.config.problems import Path, Problem
 
 _Entry = tuple[Node, Node]
 
 
 class Document:
-    """``data`` is the plain data after interpolation; ``mistakes`` what was wrong with the YAML itself."""
+    """One file. ``data`` is its plain data after interpolation; ``mistakes`` what was wrong with the YAML itself;
+    ``folder``, an absolute path, what relative paths in it are relative to."""
 
-    def __init__(self, source: Source, root: Node, environ: Mapping[str, str]) -> None:
+    def __init__(self, source: Source, root: Node, environ: Mapping[str, str], folder: Folder) -> None:
         self.source = source
+        self.folder = folder
         self.root = root
         self.mistakes: list[Diagnostic] = []
         self.complete = True
+        """Whether ``data`` is what the file says; if not, it is None, and nothing more can be said about it."""
         self._entries: dict[int, dict[str, _Entry]] = {}
         try:
             self.data = Constructor(environ, self._report).build(root)
@@ -29,19 +34,21 @@ class Document:
             self.complete = False
 
     @property
-    def text(self) -> str:
-        """The file's text, as it was read."""
-        return self.source.text
+    def name(self) -> str:
+        """The name of the file as diagnostics show it."""
+        return clean(self.source.file)
 
-    def diagnose(self, path: Path, message: str, hint: str | None = None, *, on_key: bool = False) -> Diagnostic:
-        """The mistake at ``path``, or at the nearest thing above it that is in the file.
-
-        ``on_key``: the caret stands under the key instead of its value.
-        """
+    def note(self, path: Path, message: str) -> Related:
+        """The key of the value at ``path`` (the value itself in a list), as a place that a mistake is also about."""
         key, node = self._find(path)
-        return self._at(key if on_key and key is not None else node, message, hint)
+        return self._place(key or node, message)
 
-    def report(self, problem: Problem) -> Diagnostic:
+    def written(self, path: Path) -> str | None:
+        """The value at ``path`` as the file writes it, if it is a scalar that the environment has a part in."""
+        _, node = self._find(path)
+        return node.value if isinstance(node, ScalarNode) and "${" in node.value else None
+
+    def report(self, problem: Problem, related: Sequence[Related] = ()) -> Diagnostic:
         """The problem at its place. A value that came from the environment is shown as the file writes it."""
         message, hint = problem.message, problem.hint
         key, node = self._find(problem.path)
@@ -49,7 +56,17 @@ class Document:
             value = self._value(problem.path)
             message = message.replace(f"`{value}`", f"`{node.value}`")
             hint = None if problem.derived else hint
-        return self._at(key if problem.on_key and key is not None else node, message, hint)
+        place = self._place(key if problem.on_key and key is not None else node, message)
+        return attached(place, self._comment_hint(node) or hint, problem.code, related)
+
+    def _comment_hint(self, node: Node) -> str | None:
+        """A plain value ends where a ` #` starts a comment, which is easily overlooked where no blank follows."""
+        if not isinstance(node, ScalarNode) or node.tag != PLAIN_TAG:
+            return None
+        rest = self.source.line(node.end_mark.line + 1)[node.end_mark.column :].strip()
+        if not re.match(r"#[^\s#!]", rest):
+            return None
+        return "what follows ` #` is a comment; if it belongs to the value, put quotes around the whole"
 
     def _value(self, path: Path) -> object:
         value: object = self.data
@@ -84,17 +101,18 @@ class Document:
                 entries.setdefault(str(key.value), (key, value))
         return entries
 
-    def _report(self, node: Node, message: str, hint: str | None = None) -> None:
-        self.mistakes.append(self._at(node, message, hint))
+    def _report(self, node: Node, message: str, hint: str | None = None, first: Node | None = None) -> None:
+        related = [self._place(first, "first used here")] if first is not None else []
+        self.mistakes.append(attached(self._place(node, message), hint, related=related))
 
-    def _at(self, node: Node, message: str, hint: str | None) -> Diagnostic:
+    def _place(self, node: Node, message: str) -> Related:
         start, end = node.start_mark, node.end_mark
         if isinstance(node, MappingNode) and node.value and not node.flow_style:
             end = node.value[0][0].end_mark
         elif isinstance(node, SequenceNode) and not node.flow_style:
             end = start
         length = end.column - start.column if end.line == start.line else len(self.source.line(start.line + 1).rstrip())
-        return self.source.diagnostic(start.line + 1, start.column + 1, max(1, length), message, hint)
+        return self.source.related(start.line + 1, start.column + 1, max(1, length), message)
 
 
 def _merged(node: MappingNode, seen: set[int]) -> Iterator[_Entry]:

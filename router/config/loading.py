@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.config.checking import check
+from router.config.checking import Checker
+from router.config.composition import Composition
 from router.config.diagnostics import Diagnostic, Source
 from router.config.document import Document
-from router.config.settings import Settings
+from router.config.including import Includer, overlay_path, overlays
+from router.config.problems import Path as ValuePath
+from router.config.settings import Route, Settings
 from router.config.syntax import YamlError, compose
+from router.config.watched import Watched
 from router.errors import ConfigError, ConfigNotFound
 
 DEFAULT_PLACES = ("extensions.yaml", "config/extensions.yaml")
 VARIABLE = "ROUTER_CONFIG"
+ENV_VARIABLE = "ROUTER_ENV"
 MAX_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file without mistakes: what it says, and the document that knows the place of everything in it."""
+    """A file without mistakes: what it says, the composition that knows the place of everything in it, where each route
+    is in that, what is legal but probably wrong, and what was read for it."""
 
     settings: Settings
-    document: Document
+    composition: Composition
+    routes: tuple[tuple[ValuePath, Route], ...]
+    warnings: tuple[Diagnostic, ...]
+    watched: Watched
 
 
 def find(path: str | None = None, *, environ: Mapping[str, str] | None = None) -> Path:
@@ -47,27 +57,79 @@ def find(path: str | None = None, *, environ: Mapping[str, str] | None = None) -
     )
 
 
-def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Loaded:
-    """Reads and checks the file. ``environ`` (default ``os.environ``) is what ``${VAR}`` refers to.
+def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None, env: str | None = None) -> Loaded:
+    """Reads and checks the file, what it includes, and its overlay for ``env`` (default ``$ROUTER_ENV``; none: no
+    overlay). ``environ`` (default ``os.environ``) is what ``${VAR}`` refers to.
 
-    Nothing is imported and nothing is connected to. Raises ConfigError with every mistake, in the order of the file,
-    and ConfigNotFound if there is no such file.
+    Nothing is imported and nothing is connected to. Raises ConfigError with every mistake, in the order of the files,
+    and ConfigNotFound if there is no such file or overlay.
     """
-    file = os.fspath(path)
-    content = _content(file)
-    source = Source(file, _text(content, file))
-    try:
-        root = compose(source)
-    except YamlError as error:
-        raise ConfigError([error.diagnostic]) from None
-    if root is None:
-        what = "empty" if not source.text.strip() else "empty but for comments"
-        raise ConfigError([source.unshown(f"the file is {what}", "the smallest file that works is `version: 1`")])
-    document = Document(source, root, os.environ if environ is None else environ)
-    settings, mistakes = check(document, Path(os.path.abspath(file)), content)
-    if settings is None:
-        raise ConfigError(mistakes)
-    return Loaded(settings, document)
+    environ = os.environ if environ is None else environ
+    return _Loading(os.fspath(path), environ, env or environ.get(ENV_VARIABLE) or None).run()
+
+
+class _Loading:
+    """One load, which remembers every file that it has asked for."""
+
+    def __init__(self, file: str, environ: Mapping[str, str], env: str | None) -> None:
+        self._file = file
+        self._environ = environ
+        self._env = env
+        self._asked: list[str] = []
+        self._contents: list[bytes] = []
+        self._globs: list[str] = []
+
+    def run(self) -> Loaded:
+        try:
+            return self._load()
+        except ConfigError as error:
+            raise ConfigError(error.diagnostics, self._watched()) from None
+
+    def _load(self) -> Loaded:
+        composition = Composition(self._read(self._file))
+        includer = Includer(composition, self._read)
+        self._globs = includer.globs
+        includer.run()
+        overlay = self._overlay()
+        if overlay is not None:
+            composition.overlay(overlay)
+        checker = Checker(composition, overlay, Path(os.path.abspath(self._file)), self._env)
+        settings, found = checker.check(self._contents)
+        self._asked += checker.schema_files
+        if settings is None:
+            raise ConfigError(found)
+        return Loaded(settings, composition, tuple(checker.routes), tuple(found), self._watched())
+
+    def _overlay(self) -> Document | None:
+        if self._env is None:
+            return None
+        known = overlays(self._file)
+        there = f"it has overlays for {', '.join(known)}" if known else "it has no overlay"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self._env):
+            raise ConfigNotFound(
+                f"{self._env!r} is no name of an environment: use letters, digits, `_` and `-`; {there}"
+            )
+        try:
+            return self._read(overlay_path(self._file, self._env))
+        except ConfigNotFound as error:
+            raise ConfigNotFound(f"{error}\n{self._file} has no overlay for {self._env!r}; {there}") from None
+
+    def _read(self, file: str) -> Document:
+        self._asked.append(os.path.abspath(file) if "\0" not in file else file)
+        content = _content(file)
+        source = Source(file, _text(content, file))
+        try:
+            root = compose(source)
+        except YamlError as error:
+            raise ConfigError([error.diagnostic]) from None
+        if root is None:
+            what = "empty" if not source.text.strip() else "empty but for comments"
+            raise ConfigError([source.unshown(f"the file is {what}", "the smallest file that works is `version: 1`")])
+        self._contents.append(content)
+        return Document(source, root, self._environ, Path(os.path.abspath(file)).parent)
+
+    def _watched(self) -> Watched:
+        return Watched(tuple(dict.fromkeys(self._asked)), tuple(self._globs))
 
 
 def _existing(path: str, origin: str) -> Path:

@@ -180,9 +180,8 @@ class _Reader:
         if wanted is False and ("uniqueJob" not in self._given or default is not None):
             for key in ("uniqueBy", "uniqueLockTimeout"):
                 if key in self._given:
-                    self.problem(
-                        key, f"`{key}` means nothing without `uniqueJob: true`", "add `uniqueJob: true`", on_key=True
-                    )
+                    message, hint = f"`{key}` means nothing without `uniqueJob: true`", "add `uniqueJob: true`"
+                    self.problems.append(Problem(message, hint, (key,), on_key=True, code="unique-options-unused"))
         return unique if wanted is True else None
 
     def check_longest_wait(self, backoff: Backoff, attempts: int, blamed: tuple[str, ...]) -> None:

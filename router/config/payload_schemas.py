@@ -21,6 +21,11 @@ class PayloadSchemas:
         self.contents: list[bytes] = []
         """The bytes of the files read, in the order in which they were first asked for."""
 
+    @property
+    def paths(self) -> list[str]:
+        """The files that were asked for."""
+        return [*self._read]
+
     def get(self, path: str) -> tuple[dict[str, Any] | bool | None, Problem | None]:
         """The schema in the file at this absolute path, or what is wrong with it."""
         if path not in self._read:

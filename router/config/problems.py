@@ -15,7 +15,8 @@ class Problem(msgspec.Struct, frozen=True):
     """What is wrong at ``path`` and how to mend it. Names and values in ``message`` and ``hint`` stand in backticks.
 
     ``on_key``: the key is meant, not its value. ``derived``: the hint was made out of the value, so it must not be
-    shown where the value came from the environment.
+    shown where the value came from the environment. ``code``: this is legal, and only warned of. ``related``: the
+    other places that this is about, and what is to be said about each.
     """
 
     message: str
@@ -23,10 +24,20 @@ class Problem(msgspec.Struct, frozen=True):
     path: Path = ()
     on_key: bool = False
     derived: bool = False
+    code: str | None = None
+    related: tuple[tuple[Path, str], ...] = ()
+
+    def at(self, path: Path) -> Problem:
+        """The same problem, elsewhere."""
+        return msgspec.structs.replace(self, path=path)
 
     def under(self, *prefix: str | int) -> Problem:
         """The same problem, seen from further up."""
-        return Problem(self.message, self.hint, prefix + self.path, self.on_key, self.derived)
+        return msgspec.structs.replace(
+            self,
+            path=prefix + self.path,
+            related=tuple((prefix + path, message) for path, message in self.related),
+        )
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

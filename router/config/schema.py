@@ -4,6 +4,9 @@ The published schema serves editors, which see ``${…}`` where a number will st
 is taken away: the alternative "a text with ``${``", and the patterns of texts, which ``router.config.names`` and
 ``router.config.durations`` check with better messages. ``$ref`` is resolved beforehand because jsonschema takes most
 of its time for it.
+
+The published one is draft 7, which editors know best. There nothing counts beside a ``$ref``, so what refers to a
+definition and has something to add does it by ``allOf``.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft7Validator
 
 _FILE = "extensions.schema.json"
-_NOT_AT_RUN_TIME = ("$defs", "propertyNames", "pattern", "title", "description", "default")
-_INTERPOLATED = {"$ref": "#/$defs/interpolated"}
+_NOT_AT_RUN_TIME = (
+    *("definitions", "propertyNames", "pattern", "patternErrorMessage"),
+    *("title", "description", "default", "defaultSnippets"),
+)
+_INTERPOLATED = {"$ref": "#/definitions/interpolated"}
 
 
 def schema_text() -> str:
@@ -33,28 +39,54 @@ def schema_text() -> str:
 
 
 @cache
-def file_validator() -> Draft202012Validator:
+def file_validator() -> Draft7Validator:
     """The validator of a whole file."""
     return _validator(_runtime_schema())
 
 
 @cache
-def options_validator() -> Draft202012Validator:
+def included_validator() -> Draft7Validator:
+    """The validator of a file that is included."""
+    schema = _runtime_schema()
+    known = {key: schema["properties"][key] for key in ("version", "include", "queues", "extensions")}
+    return _validator(schema | {"required": [], "properties": known, "x-context": "in an included file"})
+
+
+@cache
+def overlay_validator() -> Draft7Validator:
+    """The validator of an overlay, which has only what it changes."""
+    schema = _not_required(_runtime_schema())
+    known = {key: value for key, value in schema["properties"].items() if key != "include"}
+    return _validator(schema | {"properties": known, "x-context": "in an overlay"})
+
+
+@cache
+def options_validator() -> Draft7Validator:
     """The validator of one handler's ``async`` mapping."""
     handler = _runtime_schema()["properties"]["extensions"]["additionalProperties"]["properties"]["handlers"]["items"]
     return _validator(handler["properties"]["async"])
 
 
-def _validator(schema: Any) -> Draft202012Validator:
-    from jsonschema import Draft202012Validator  # slow to import, and a worker's processes read no file
+def _validator(schema: Any) -> Draft7Validator:
+    from jsonschema import Draft7Validator  # slow to import, and a worker's processes read no file
 
-    return Draft202012Validator(schema)
+    return Draft7Validator(schema)
+
+
+def joined(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``node``, put together with the definition that it refers to."""
+    if "$ref" in node:
+        return joined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    if "allOf" in node:
+        (reference,) = node["allOf"]
+        return joined(reference, definitions) | {key: value for key, value in node.items() if key != "allOf"}
+    return dict(node)
 
 
 @cache
 def _runtime_schema() -> dict[str, Any]:
     published = msgspec.json.decode(schema_text())
-    schema: dict[str, Any] = _resolved(published, published["$defs"])
+    schema: dict[str, Any] = _resolved(published, published["definitions"])
     return schema
 
 
@@ -63,9 +95,7 @@ def _resolved(node: Any, definitions: Mapping[str, Any]) -> Any:
         return [_resolved(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
-    node = dict(node)
-    while reference := node.pop("$ref", None):
-        node = definitions[reference.rpartition("/")[2]] | node
+    node = joined(node, definitions)
     alternatives = node.get("anyOf", [])
     if _INTERPOLATED in alternatives:
         node |= next(alternative for alternative in alternatives if alternative != _INTERPOLATED)
@@ -75,6 +105,14 @@ def _resolved(node: Any, definitions: Mapping[str, Any]) -> Any:
         for key, value in node.items()
         if key not in _NOT_AT_RUN_TIME
     }
+
+
+def _not_required(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_not_required(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _not_required(value) for key, value in node.items() if key != "required"}
 
 
 def _properties(properties: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,13 +104,15 @@ class AsyncDefaults(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """One file, checked. Paths in it are absolute; ``hash`` is the SHA-256 of the file and of the schemas it names.
+    """One file, checked. Paths in it are absolute; ``hash`` is the SHA-256 of the file, of what it includes, its
+    overlay and the schemas they name; ``env`` says which overlay that was.
 
     ``publish_timeout``: seconds that a dispatch waits for a broker that is out of reach, or that confirms nothing.
     """
 
     path: str
     hash: str
+    env: str | None = None
     broker_url: str = DEFAULT_BROKER_URL
     namespace: str = DEFAULT_NAMESPACE
     publish_timeout: float = DEFAULT_PUBLISH_TIMEOUT

@@ -10,7 +10,7 @@ from yaml._yaml import CParser
 from yaml.nodes import Node, ScalarNode
 
 from router.config.construction import PLAIN_TAG, TAG_PREFIX
-from router.config.diagnostics import Diagnostic, Source
+from router.config.diagnostics import Diagnostic, Source, attached
 
 MAX_PIECES = 600_000
 """Most lines, entries and brackets together: 10,000 handlers have about 150,000. Bounds time and memory."""
@@ -213,8 +213,9 @@ class _Translation:
     def duplicate_anchor(self) -> Diagnostic:
         match = re.match(r"&[^\s,\]}]*", self._rest())
         name = match.group() if match else "&"
-        message = f"the anchor `{name}` is defined twice, first in line {self._began[0]}"
-        return self._here(message, "give one of them another name", len(name))
+        place = self._source.related(*self._at, len(name), f"the anchor `{name}` is defined twice")
+        first = self._source.related(*self._began, len(name), "first defined here")
+        return attached(place, "give one of them another name", related=[first])
 
     def second_document(self) -> Diagnostic:
         return self._here(

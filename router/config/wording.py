@@ -52,7 +52,6 @@ _IN_HANDLER = {
     "name": "a stable name for this handler is called `id`",
 }
 _IN_FILE = {
-    "include": "this version can't read other files yet: write all extension points into this one",
     "events": "extension points stand under `extensions`",
     "points": "extension points stand under `extensions`",
     "handlers": "handlers stand under their extension point: `extensions: {order.placed: {handlers: […]}}`",
@@ -60,11 +59,16 @@ _IN_FILE = {
     "url": "put it under `broker`",
     "concurrency": "put it under `queues`, below the name of a queue",
 }
+_MAIN = "put it into the main file"
 _HINTS = {
     "in `async` of a handler": _IN_ASYNC,
     "in a handler": _IN_HANDLER,
     "in the top-level `async`": _TOP_LEVEL,
     "at the top level": _IN_FILE,
+    "in an included file": dict.fromkeys(
+        ("broker", "locks", "async", "bootstrap", "pythonpath", "unknownRouteFor"), _MAIN
+    ),
+    "in an overlay": {"include": _MAIN},
     "in an extension point": {"handler": "put it into the list `handlers`: `handlers: [{handler: …}]`"},
 }
 
@@ -150,7 +154,7 @@ def _required(error: ValidationError, path: Path) -> Iterator[Problem]:
     instance = _instance(error)
     for name in _schema(error)["required"]:
         if name not in instance:
-            where = "" if not path else f" in this {'handler' if path[-2:-1] == ('handlers',) else 'mapping'}"
+            where = "" if not path else " in this handler"
             example = "version: 1" if name == "version" else f"{name}: shop.mail:send"
             yield Problem(f"`{name}` is missing{where}", f"add `{example}`", path)
 

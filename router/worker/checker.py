@@ -1,4 +1,4 @@
-"""The program that checks a file: ``python -m router.worker.checker FD PARENT FILE``. Writes a `Checked` as JSON."""
+"""The program that checks a file: ``python -m router.worker.checker FD PARENT FILE ENV``. It writes a `Checked`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from router.app.default import set_default
 from router.app.router import Router, extend_import_path
-from router.config import Document, load
+from router.config import Composition, load
 from router.config.diagnostics import Diagnostic
 from router.errors import ConfigError, HandlerImportError, RouterError
 from router.routing.events import import_event_type
@@ -21,16 +21,17 @@ from router.worker.processes import die_with_parent, leave_signals_to_parent, ta
 _Path = tuple[str | int, ...]
 
 
-def check_file(path: str) -> Checked:
+def check_file(path: str, env: str | None) -> Checked:
     """Load, validate, compile, and import everything that the file names."""
     try:
-        loaded = load(path)
+        loaded = load(path, env=env)
     except ConfigError as error:
-        return Checked(diagnostics=error.diagnostics)
+        return Checked(diagnostics=error.diagnostics, watched=error.watched)
     except RouterError as error:
         return Checked(error=str(error))
     extend_import_path(loaded.settings)
-    diagnostics = list(_import_mistakes(loaded.document))
+    composition = loaded.composition
+    diagnostics = [*loaded.warnings, *_import_mistakes(composition)]
     table = None
     try:
         router = Router.from_settings(loaded.settings)
@@ -38,16 +39,16 @@ def check_file(path: str) -> Checked:
         table = router.table
     except Exception as error:  # noqa: BLE001 - bootstrap is user code; what it raises is the answer
         words = str(error) if isinstance(error, HandlerImportError) else f"{type(error).__name__}: {error}"
-        diagnostics.append(loaded.document.diagnose(("bootstrap",), f"bootstrap fails: {words}"))
-    return Checked(table, tuple(sorted(diagnostics, key=lambda found: (found.line, found.column))))
+        diagnostics.append(composition.diagnose(("bootstrap",), f"bootstrap fails: {words}"))
+    return Checked(table, tuple(composition.ordered(diagnostics)), watched=loaded.watched)
 
 
-def _import_mistakes(document: Document) -> Iterator[Diagnostic]:
-    for path, name, import_it in _imports(cast("dict[str, Any]", document.data)):
+def _import_mistakes(composition: Composition) -> Iterator[Diagnostic]:
+    for path, name, import_it in _imports(cast("dict[str, Any]", composition.data)):
         try:
             import_it(name)
         except HandlerImportError as error:
-            yield document.diagnose(path, str(error))
+            yield composition.diagnose(path, str(error))
 
 
 def _imports(data: dict[str, Any]) -> Iterator[tuple[_Path, str, Callable[[str], object]]]:
@@ -75,7 +76,7 @@ def main() -> int:
     die_with_parent(parent)
     leave_signals_to_parent()
     with take_over(fd) as sock:
-        sock.sendall(msgspec.json.encode(check_file(sys.argv[3])))
+        sock.sendall(msgspec.json.encode(check_file(sys.argv[3], sys.argv[4] or None)))
     return 0
 
 

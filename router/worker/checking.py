@@ -10,6 +10,7 @@ import time
 import msgspec
 
 from router.config.diagnostics import Diagnostic
+from router.config.watched import Watched
 from router.routing.table import RoutingTable
 from router.worker.processes import describe_exit, start_program
 
@@ -18,32 +19,34 @@ ENDS_WITHIN = 0.5
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """What came of a check: the table, or the mistakes, or why there was neither. A table may come with mistakes in
-    import paths."""
+    """What came of a check: the table, or the mistakes, or why there was neither; and what was read for it, where that
+    is known. A table may come with warnings, and with mistakes in import paths."""
 
     table: RoutingTable | None = None
     diagnostics: tuple[Diagnostic, ...] = ()
     error: str | None = None
+    watched: Watched | None = None
 
     @property
     def sound(self) -> RoutingTable | None:
-        """The table, if nothing at all is wrong with the file."""
-        return self.table if not self.diagnostics and self.error is None else None
+        """The table, if nothing is wrong with the file; warnings don't count."""
+        wrong = self.error is not None or any(one.severity == "error" for one in self.diagnostics)
+        return None if wrong else self.table
 
     def problems(self) -> str:
-        """All that is wrong, for people."""
-        texts = [str(diagnostic) for diagnostic in self.diagnostics]
+        """All that is wrong, for people; without warnings."""
+        texts = [str(diagnostic) for diagnostic in self.diagnostics if diagnostic.severity == "error"]
         return "\n\n".join([*texts, self.error] if self.error else texts)
 
 
 class Check:
     """One check under way. Wait for `fileno` to become readable, and ask `poll`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, env: str | None = None) -> None:
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
         try:
-            self._process = start_program("router.worker.checker", path, hand_over=theirs)
+            self._process = start_program("router.worker.checker", path, env or "", hand_over=theirs)
         finally:
             theirs.close()
         self._data = bytearray()
@@ -85,9 +88,9 @@ class Check:
         self._sock.close()
 
 
-def check(path: str) -> Checked:
-    """Check a file and wait for the result, at most a minute."""
-    checking = Check(path)
+def check(path: str, env: str | None = None) -> Checked:
+    """Check a file, under its overlay for ``env`` (default ``$ROUTER_ENV``), and wait for that, at most a minute."""
+    checking = Check(path, env)
     while True:
         select.select([checking], [], [], 1.0)
         result = checking.poll()

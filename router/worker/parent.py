@@ -214,7 +214,7 @@ class Worker:
         elif self._check_wanted is not None and not self._stopping:
             why, self._check_wanted = self._check_wanted, None
             log.info("checking %s: %s", self._table.settings.path, why, extra={"event": "reload.started"})
-            self._check = Check(self._table.settings.path)
+            self._check = Check(self._table.settings.path, self._table.settings.env)
 
     def _checked(self, result: Checked) -> None:
         table = result.sound

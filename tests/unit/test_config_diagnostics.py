@@ -101,6 +101,9 @@ def test_a_diagnostic_has_a_dict_form() -> None:
         "hint": "write 1",
         "excerpt": "version: 2",
         "caret": 10,
+        "severity": "error",
+        "code": None,
+        "related": [],
     }
 
 

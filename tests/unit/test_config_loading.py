@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router.config import Document, Loaded, find, load
+from router.config import Composition, Loaded, find, load
 from router.config.construction import core_value
+from router.config.problems import Problem
 from router.errors import ConfigError, ConfigNotFound
 
 
@@ -145,7 +146,7 @@ def test_not_a_number_is_a_float() -> None:
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> Document:
+def document(tmp_path_factory: pytest.TempPathFactory) -> Composition:
     content = (
         "version: 1\n"
         "extensions:\n"
@@ -158,7 +159,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Document:
         "        async: {<<: *slow, queue: q}\n"
         "      - {handler: m:c, async: true}\n"
     )
-    return load(_file(tmp_path_factory.mktemp("document"), content), {}).document
+    return load(_file(tmp_path_factory.mktemp("document"), content), {}).composition
 
 
 HANDLERS = ("extensions", "order.placed", "handlers")
@@ -184,14 +185,13 @@ HANDLERS = ("extensions", "order.placed", "handlers")
         (("locks", "url"), False, (1, 1, "version")),
     ],
 )
-def test_every_path_has_a_place(document: Document, path: tuple[str | int, ...], on_key: bool, place: object) -> None:
-    found = document.diagnose(path, "wrong", "mend it", on_key=on_key)
+def test_every_path_has_a_place(document: Composition, path: tuple[str | int, ...], on_key: bool, place: object) -> None:
+    found = document.report(Problem("wrong", "mend it", path, on_key=on_key))
     piece = found.excerpt[found.caret - 1 :][: found.length]
     assert (found.line, found.column, piece) == place
 
 
-def test_the_document_keeps_text_and_data(document: Document) -> None:
-    assert document.text.startswith("version: 1\n")
+def test_the_data_is_plain_and_merged(document: Composition) -> None:
     assert document.data["extensions"]["order.placed"]["handlers"][1]["async"] == {"queue": "q", "onFailure": "m:alert"}
 
 

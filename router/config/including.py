@@ -1,0 +1,123 @@
+"""``include``: which files it names, in which order they are read, and what can be wrong with that."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from router.config.composition import Composition, Place, reported
+from router.config.document import Document
+from router.config.problems import Problem
+from router.errors import ConfigError, ConfigNotFound
+
+MAX_FILES = 1_000
+
+Read = Callable[[str], Document]
+"""Reads one file. Raises ConfigError, or ConfigNotFound where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A file that is just being read, and where it was asked for; the main file was asked for nowhere."""
+
+    real: str
+    place: Place | None
+
+
+class Includer:
+    """Adds to a composition what its main file includes, depth first; of a glob in the order of the names."""
+
+    def __init__(self, composition: Composition, read: Read) -> None:
+        self._composition = composition
+        self._read = read
+        self._known: dict[str, Place | None] = {}
+        self.globs: list[str] = []
+        """Absolute patterns that were asked for; a new file that fits one belongs to the composition too."""
+
+    def run(self) -> None:
+        """Read everything; mistakes are added to those of the composition."""
+        main = self._composition.documents[0]
+        real = os.path.realpath(main.source.file)
+        self._known[real] = None
+        self._follow(main, (_Open(real, None),))
+
+    def _follow(self, document: Document, chain: tuple[_Open, ...]) -> None:
+        data = document.data
+        patterns = data.get("include") if isinstance(data, dict) else None
+        for number, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
+            if isinstance(pattern, str) and pattern:
+                place: Place = (document, ("include", number))
+                for file in self._files(pattern, place):
+                    self._include(file, place, chain)
+
+    def _files(self, pattern: str, place: Place) -> Iterator[str]:
+        document, _ = place
+        folder = os.path.dirname(document.source.file)
+        if not glob.has_magic(pattern) or "\0" in pattern:
+            yield os.path.join(folder, pattern)
+            return
+        self.globs.append(os.path.join(glob.escape(str(document.folder)), pattern))
+        own = os.path.realpath(document.source.file)
+        names = [os.path.join(folder, name) for name in glob.glob(pattern, root_dir=folder or None, recursive=True)]
+        files = [name for name in sorted(names) if not os.path.isdir(name) and os.path.realpath(name) != own]
+        if not files:
+            self._unused(place, f"no file fits `{pattern}`")
+        yield from files
+
+    def _include(self, file: str, place: Place, chain: tuple[_Open, ...]) -> None:
+        real = os.path.realpath(file) if "\0" not in file else file
+        if any(opened.real == real for opened in chain):
+            self._cycle(file, real, place, chain)
+            return
+        if real in self._known:
+            first = self._known[real]
+            self._unused(place, f"`{file}` is included already", first)
+            return
+        if len(self._known) > MAX_FILES:
+            self._mistake(place, f"more than {MAX_FILES:,} files are included", "is this the right pattern?")
+            return
+        self._known[real] = place
+        try:
+            document = self._read(file)
+        except ConfigNotFound:
+            hint = f"it is relative to {place[0].folder}"
+            self._mistake(place, f"there is no file `{os.path.normpath(file)}`", hint)
+            return
+        except ConfigError as error:
+            self._composition.mistakes += error.diagnostics
+            return
+        if isinstance(document.data, dict) and not {"extensions", "queues", "include"} & document.data.keys():
+            self._unused(place, f"`{file}` has neither `extensions` nor `queues`")
+        self._composition.add(document)
+        self._follow(document, (*chain, _Open(real, place)))
+
+    def _cycle(self, file: str, real: str, place: Place, chain: tuple[_Open, ...]) -> None:
+        start = next(number for number, opened in enumerate(chain) if opened.real == real)
+        places = [opened.place for opened in chain[start + 1 :] if opened.place is not None]
+        message = f"`{os.path.normpath(file)}` includes itself" + (", through this file" if places else "")
+        notes = [document.note(path, "included here") for document, path in places]
+        problem = Problem(message, "remove one of these includes")
+        self._composition.mistakes.append(reported(problem, place, notes))
+
+    def _unused(self, place: Place, message: str, first: Place | None = None) -> None:
+        notes = [first[0].note(first[1], "first included here")] if first else []
+        problem = Problem(message, "remove it", code="unused-include")
+        self._composition.mistakes.append(reported(problem, place, notes))
+
+    def _mistake(self, place: Place, message: str, hint: str) -> None:
+        self._composition.mistakes.append(reported(Problem(message, hint), place, ()))
+
+
+def overlay_path(file: str, env: str) -> str:
+    """The overlay of ``file`` for that environment: ``extensions.yaml`` → ``extensions.production.yaml``."""
+    stem, suffix = os.path.splitext(file)
+    return f"{stem}.{env}{suffix}"
+
+
+def overlays(file: str) -> list[str]:
+    """The environments for which ``file`` has an overlay beside it."""
+    stem, suffix = os.path.splitext(file)
+    found = glob.glob(f"{glob.escape(stem)}.*{glob.escape(suffix)}")
+    return sorted(name[len(stem) + 1 : len(name) - len(suffix)] for name in found)
