@@ -1,7 +1,16 @@
 """A declarative event router: ``extensions.yaml`` says which handlers run for each event, now and on a queue."""
 
 from router.app.context import Context
-from router.app.default import adispatch, configure, dispatch, dispatch_many, register, register_async, resend
+from router.app.default import (
+    adispatch,
+    configure,
+    dispatch,
+    dispatch_many,
+    register,
+    register_async,
+    reload,
+    resend,
+)
 from router.app.dispatch import Dispatch
 from router.app.router import Router
 from router.errors import (
@@ -51,5 +60,6 @@ __all__ = [
     "dispatch_many",
     "register",
     "register_async",
+    "reload",
     "resend",
 ]

@@ -13,6 +13,7 @@ from router.app.router import Router
 from router.brokers.base import Outgoing, Receipt
 from router.config.settings import DEFAULT_PRIORITY, OnError, Route
 from router.errors import RouterError
+from router.routing.table import RoutingTable
 
 _lock = threading.RLock()
 _default: Router | None = None
@@ -30,8 +31,11 @@ def set_default(router: Router) -> None:
     _default = router
 
 
-def configure(config: str | Path | None = None) -> Router:
-    """Load and validate the file now, and let the functions of the package use it. Raises ConfigError."""
+def configure(config: str | Path | None = None, *, env: str | None = None, hot_reload: bool = True) -> Router:
+    """Load and validate the file now, and let the functions of the package use it; the arguments are those of `Router`.
+
+    Raises ConfigError.
+    """
     global _making
     with _lock:
         if config is None and _default is not None:
@@ -40,7 +44,7 @@ def configure(config: str | Path | None = None) -> Router:
             raise RouterError("the default router is just being made: in `bootstrap`, use the router that it is given")
         _making = True
         try:
-            router = Router(config)
+            router = Router(config, env=env, hot_reload=hot_reload)
         finally:
             _making = False
         set_default(router)
@@ -74,6 +78,11 @@ async def adispatch(
 def dispatch_many(events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:
     """`Router.dispatch_many` of the default Router."""
     return default_router().dispatch_many(events)
+
+
+def reload() -> RoutingTable:
+    """`Router.reload` of the default Router."""
+    return default_router().reload()
 
 
 def resend(unconfirmed: Sequence[Outgoing]) -> Receipt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 import threading
@@ -13,16 +12,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from router.app.dispatch import Dispatch, Overrides, Raised, lock_keys, overrides
+from router.app.imports import import_mistakes
 from router.app.plan import Plan, make_plan, run_to_end
+from router.app.reloading import Reloader, log_change
 from router.brokers import connect
 from router.brokers.base import Broker, Outgoing, Receipt, Topology
 from router.config import async_options, did_you_mean, find, load
-from router.config.settings import DEFAULT_PRIORITY, OnError, Route, Settings
+from router.config.settings import DEFAULT_PRIORITY, OnError, Route, Settings, keep_connections
 from router.errors import (
     BrokerError,
+    ConfigError,
     DispatchError,
     HandlerImportError,
     LocksUnavailable,
@@ -33,8 +36,6 @@ from router.jobs.job import decode
 from router.routing.events import import_event_type
 from router.routing.handlers import Handler, as_handler, import_handler, import_object
 from router.routing.table import RoutingTable, compile_table
-
-log = logging.getLogger("router.app")
 
 BULK = 1000
 """Jobs that `dispatch_many` publishes and confirms together."""
@@ -52,12 +53,20 @@ class _State:
 class Router:
     """Routes events as one file says. Safe to use from many threads, and after a fork.
 
-    ``config``: the file; None looks in the default places. Raises ConfigNotFound or ConfigError. Handlers are imported
-    when their point is first raised, so that a module of handlers may import the module that makes the Router.
+    ``config``: the file; None looks in the default places. ``env``: the name of its overlay, else ``$ROUTER_ENV``.
+    Raises ConfigNotFound or ConfigError. Handlers are imported when their point is first raised, so that a module of
+    handlers may import the module that makes the Router.
+
+    ``hot_reload``: each second the next dispatch looks whether the file was edited, and has it loaded in a thread; what
+    can't be used is logged and changes nothing.
     """
 
-    def __init__(self, config: str | Path | None = None) -> None:
-        self._start(load(find(None if config is None else str(config))).settings, generation=1)
+    def __init__(self, config: str | Path | None = None, *, env: str | None = None, hot_reload: bool = True) -> None:
+        loaded = load(find(None if config is None else str(config)), env=env)
+        self._start(loaded.settings, generation=1)
+        self._reloader.watch(loaded.watched)
+        if hot_reload:
+            self._reloader.look_from_now_on()
 
     @classmethod
     def from_settings(cls, settings: Settings, generation: int = 1) -> Router:
@@ -73,6 +82,7 @@ class Router:
         self._broker: Broker | None = None
         self._declared: str | None = None
         self._in_bootstrap = False
+        self._reloader = Reloader(self.reload)
         self._state = _State(compile_table(settings, generation=generation))
         extend_import_path(settings)
         self._bootstrap()
@@ -98,17 +108,33 @@ class Router:
         return self._state.table
 
     def reload(self) -> RoutingTable:
-        """Read the file again and put it in force; registered routes stay. Raises ConfigError, changing nothing."""
-        settings = load(find(self.table.settings.path)).settings
+        """Read the file again and put it in force, in this thread: what runs goes on under the old table.
+
+        Registered routes stay, and so do the connections, ``bootstrap`` and what was imported already, until the
+        process is started again; of a file that wants others a warning is logged. Raises ConfigError, ConfigNotFound or
+        RegistrationError, changing nothing.
+        """
+        old = self.table
+        try:
+            loaded = load(find(old.settings.path), env=old.settings.env)
+        except ConfigError as error:
+            self._reloader.watch(error.watched)
+            raise
+        self._reloader.watch(loaded.watched)
+        settings, kept = keep_connections(loaded.settings, old.settings)
+        extend_import_path(settings)
+        mistakes = loaded.composition.ordered(import_mistakes(loaded.composition, later=False))
+        if mistakes:
+            raise ConfigError(mistakes, loaded.watched)
         with self._lock:
-            old = self.table.settings
-            table = compile_table(settings, self._routes, self.table.generation + 1)
-            extend_import_path(settings)
-            self._state = _State(table)
-            same = (old.broker_url, old.namespace, old.locks_url)
-            if same != (settings.broker_url, settings.namespace, settings.locks_url):
-                self._drop_broker()
-            return table
+            try:
+                state = _State(compile_table(settings, self._routes, self.table.generation + 1))
+            except ValueError as error:
+                raise RegistrationError(str(error)) from error
+            state.plans = {name: make_plan(point, self._handlers) for name, point in state.table.points.items()}
+            self._state = state
+        log_change(old, state.table, kept)
+        return state.table
 
     def register(
         self,
@@ -222,6 +248,8 @@ class Router:
 
         Raises UnknownPoint, InvalidPayload, HandlerImportError; DispatchError where jobs were not confirmed.
         """
+        if monotonic() >= self._reloader.look_at:
+            self._reloader.look()
         if event.__class__ is str:
             plan = self._state.plans.get(event)
             if (
@@ -250,6 +278,8 @@ class Router:
         queue: str | None = None,
     ) -> Dispatch:
         """`dispatch` from asyncio code: handlers that are ``async def`` are awaited, publishing happens in a thread."""
+        if monotonic() >= self._reloader.look_at:
+            self._reloader.look()
         raised = self._begin(event, payload, self._overrides(delay, at, queue))
         for step in raised.plan.steps:
             with raised.handling(step):
@@ -270,6 +300,8 @@ class Router:
         count = 0
         try:
             for event in events:
+                if monotonic() >= self._reloader.look_at:
+                    self._reloader.look()
                 point, payload = event if isinstance(event, tuple) else (event, None)
                 raised = self._begin(point, payload, Overrides())
                 self._run_steps(raised)

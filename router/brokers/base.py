@@ -141,7 +141,8 @@ Settlement = Done | Forward | Bury | Return
 class WorkerState:
     """What a worker says of itself. ``last_error``: why the newest edit of its file is not in force, else None.
 
-    ``running`` are (queue, job id, route, started_at). ``seen_at`` is set by the broker.
+    ``running`` are (queue, job id, route, started_at). ``loaded_at``: since when this table is in force;
+    ``last_error_at``: since when the error is known. ``seen_at`` is set by the broker.
     """
 
     name: str
@@ -152,6 +153,8 @@ class WorkerState:
     table_hash: str
     last_error: str | None
     running: tuple[tuple[str, str, str, float], ...]
+    loaded_at: float = 0.0
+    last_error_at: float | None = None
     seen_at: float = 0.0
 
 

@@ -76,7 +76,7 @@ def exit_code(problem: RouterError) -> int:
 
 def open_router(config: str | None) -> closing[Router]:
     """The Router of the file, bootstrap included; closed at the end of a ``with``."""
-    return closing(Router(config))
+    return closing(Router(config, hot_reload=False))
 
 
 def open_broker(config: str | None) -> closing[Router]:

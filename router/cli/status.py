@@ -44,12 +44,14 @@ def _show_workers(workers: list[WorkerState], now: float) -> None:
     for worker in workers:
         typer.echo(
             f"worker {worker.name} (pid {worker.pid} on {worker.host}), up {_age(now - worker.started_at)}, "
-            f"table generation {worker.generation} ({worker.table_hash[:8]}), {len(worker.running)} running"
+            f"table generation {worker.generation} ({worker.table_hash[:8]}) for {_age(now - worker.loaded_at)}, "
+            f"{len(worker.running)} running"
         )
         for queue, job, route, started_at in worker.running:
             typer.echo(f"  running {route} (queue {queue}) job {job} for {_age(now - started_at)}")
         if worker.last_error:
-            typer.secho("  its file can't be used; the last good table is in force:", fg="red")
+            since = "" if worker.last_error_at is None else f" for {_age(now - worker.last_error_at)}"
+            typer.secho(f"  its file can't be used{since}; the last good table is in force:", fg="red")
             typer.echo("    " + worker.last_error.replace("\n", "\n    "))
 
 

@@ -55,6 +55,9 @@ def run_worker(
     max_memory_per_child: Annotated[
         int | None, typer.Option(parser=_memory, metavar="SIZE", help="Replace a child that has used more: 300M.")
     ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload/--no-reload", help="Put edits of the file in force, or only at SIGHUP.")
+    ] = True,
     declare: Annotated[
         bool,
         typer.Option(
@@ -65,7 +68,6 @@ def run_worker(
 ) -> None:
     """Run the jobs of the queues, in children of this process, until it is told to stop (SIGTERM, Ctrl-C)."""
     path = str(find(config))
-    watcher = Watcher(path)
     checked = check(path)
     table = checked.sound
     if table is None:
@@ -93,6 +95,7 @@ def run_worker(
     )
     broker = connect(settings.broker_url, settings.namespace, settings.locks_url, declare=declare)
     try:
+        watcher = Watcher(checked.watched) if reload and checked.watched else None
         raise typer.Exit(Worker(table, broker, options, watcher).run())
     finally:
         broker.close()

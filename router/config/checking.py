@@ -60,9 +60,9 @@ class Checker:
         """Every route, and where in the composition it is; filled by `check`."""
 
     @property
-    def schema_files(self) -> list[str]:
-        """The absolute paths of the payload schemas that the files name."""
-        return self._schemas.paths
+    def schema_files(self) -> dict[str, str | None]:
+        """The payload schemas that the files name: absolute path → SHA-256, or None where there is nothing to read."""
+        return self._schemas.digests
 
     def check(self, contents: list[bytes]) -> tuple[Settings | None, list[Diagnostic]]:
         """The settings and what is to be warned of; or None and every mistake; both in the order of the files."""

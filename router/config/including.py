@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from router.config.composition import Composition, Place, reported
 from router.config.document import Document
 from router.config.problems import Problem
+from router.config.watched import matches
 from router.errors import ConfigError, ConfigNotFound
 
 MAX_FILES = 1_000
@@ -33,8 +34,8 @@ class Includer:
         self._composition = composition
         self._read = read
         self._known: dict[str, Place | None] = {}
-        self.globs: list[str] = []
-        """Absolute patterns that were asked for; a new file that fits one belongs to the composition too."""
+        self.globs: dict[str, tuple[str, ...]] = {}
+        """Absolute patterns and what fitted them; a new file that fits one belongs to the composition too."""
 
     def run(self) -> None:
         """Read everything; mistakes are added to those of the composition."""
@@ -58,7 +59,8 @@ class Includer:
         if not glob.has_magic(pattern) or "\0" in pattern:
             yield os.path.join(folder, pattern)
             return
-        self.globs.append(os.path.join(glob.escape(str(document.folder)), pattern))
+        absolute = os.path.join(glob.escape(str(document.folder)), pattern)
+        self.globs[absolute] = matches(absolute)
         own = os.path.realpath(document.source.file)
         names = [os.path.join(folder, name) for name in glob.glob(pattern, root_dir=folder or None, recursive=True)]
         files = [name for name in sorted(names) if not os.path.isdir(name) and os.path.realpath(name) != own]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -75,9 +76,9 @@ class _Loading:
         self._file = file
         self._environ = environ
         self._env = env
-        self._asked: list[str] = []
+        self._asked: dict[str, str | None] = {}
         self._contents: list[bytes] = []
-        self._globs: list[str] = []
+        self._globs: dict[str, tuple[str, ...]] = {}
 
     def run(self) -> Loaded:
         try:
@@ -95,7 +96,7 @@ class _Loading:
             composition.overlay(overlay)
         checker = Checker(composition, overlay, Path(os.path.abspath(self._file)), self._env)
         settings, found = checker.check(self._contents)
-        self._asked += checker.schema_files
+        self._asked |= checker.schema_files
         if settings is None:
             raise ConfigError(found)
         return Loaded(settings, composition, tuple(checker.routes), tuple(found), self._watched())
@@ -115,8 +116,10 @@ class _Loading:
             raise ConfigNotFound(f"{error}\n{self._file} has no overlay for {self._env!r}; {there}") from None
 
     def _read(self, file: str) -> Document:
-        self._asked.append(os.path.abspath(file) if "\0" not in file else file)
+        path = os.path.abspath(file) if "\0" not in file else file
+        self._asked[path] = None
         content = _content(file)
+        self._asked[path] = hashlib.sha256(content).hexdigest()
         source = Source(file, _text(content, file))
         try:
             root = compose(source)
@@ -129,7 +132,7 @@ class _Loading:
         return Document(source, root, self._environ, Path(os.path.abspath(file)).parent)
 
     def _watched(self) -> Watched:
-        return Watched(tuple(dict.fromkeys(self._asked)), tuple(self._globs))
+        return Watched(self._asked, self._globs)
 
 
 def _existing(path: str, origin: str) -> Path:

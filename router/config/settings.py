@@ -103,6 +103,9 @@ class AsyncDefaults(msgspec.Struct, frozen=True):
     unique: Unique | None = None
 
 
+_CONNECTIONS = {"broker_url": "broker.url", "namespace": "broker.namespace", "locks_url": "locks.url"}
+
+
 class Settings(msgspec.Struct, frozen=True):
     """One file, checked. Paths in it are absolute; ``hash`` is the SHA-256 of the file, of what it includes, its
     overlay and the schemas they name; ``env`` says which overlay that was.
@@ -124,3 +127,11 @@ class Settings(msgspec.Struct, frozen=True):
     concurrency: dict[str, int] = {}
     """Queue name → how many of its jobs one worker runs at once, for the queues that limit it."""
     points: tuple[Point, ...] = ()
+
+
+def keep_connections(new: Settings, old: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """``new`` with the connections of ``old``, which a running process can't exchange, since jobs and locks are there;
+    and the keys of the file for which that made a difference."""
+    differ = [name for name in _CONNECTIONS if getattr(new, name) != getattr(old, name)]
+    kept = {name: getattr(old, name) for name in differ}
+    return msgspec.structs.replace(new, **kept), tuple(_CONNECTIONS[name] for name in differ)

@@ -1,4 +1,4 @@
-"""What a load read: the files whose change may change its outcome, and whether they have changed."""
+"""What a load read: the files whose change may change its outcome, and whether they have changed since."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import glob
 import hashlib
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 
 UNSETTLED = 2.0
 """Seconds: a file that was written so shortly before it was read may be written again without a trace in its times."""
+QUIET = 0.1
+LONGEST_QUIET = 5.0
 
 
 class Watched(msgspec.Struct, frozen=True):
-    """Absolute paths of files, those that were missing among them, and absolute glob patterns."""
+    """Absolute paths, each with the SHA-256 of the content (None: there was nothing to be read); and absolute glob
+    patterns, each with what fitted."""
 
-    files: tuple[str, ...] = ()
-    globs: tuple[str, ...] = ()
+    files: dict[str, str | None] = {}
+    globs: dict[str, tuple[str, ...]] = {}
 
 
 class Look:
@@ -28,36 +32,35 @@ class Look:
     """
 
     def __init__(self, watched: Watched) -> None:
-        self._watched = watched
-        self._times: tuple[object, ...] = ()
+        self.seen = watched
+        self._times: dict[str, _Times | None] | None = None
         self._settled = False
-        self._digest = b""
-        self.changed()
-
-    @property
-    def watched(self) -> Watched:
-        """What is watched."""
-        return self._watched
 
     def changed(self) -> bool:
-        """Whether the content is another than when this was made, or than when this was asked last."""
-        files = (*self._watched.files, *(found for pattern in self._watched.globs for found in _matches(pattern)))
-        times = tuple(map(_times, files))
-        if times == self._times and self._settled:
+        """Whether the content is another than what this was made with, or than when this was asked last."""
+        globs = {pattern: matches(pattern) for pattern in self.seen.globs}
+        times = {file: _times(file) for file in self.seen.files}
+        if self._settled and times == self._times and globs == self.seen.globs:
             return False
-        now = time.time()
-        digest = _digest(files)
-        self._settled = all(written is None or written[2] < (now - UNSETTLED) * 1e9 for written in times)
+        old_enough = (time.time() - UNSETTLED) * 1e9
+        now = Watched({file: digest_of(file) for file in self.seen.files}, globs)
         self._times = times
-        before, self._digest = self._digest, digest
-        return digest != before
+        self._settled = all(found is None or found[2] < old_enough for found in times.values())
+        before, self.seen = self.seen, now
+        return now != before
+
+    def wait_until_quiet(self, wait: Callable[[float], object]) -> None:
+        """After a change, wait by ``wait(seconds)`` until nothing changes any more, or for 5 s: somebody is writing."""
+        until = time.monotonic() + LONGEST_QUIET
+        wait(QUIET)
+        while self.changed() and time.monotonic() < until:
+            wait(QUIET)
 
 
-def _matches(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern, recursive=True))
+_Times = tuple[int, int, int]
 
 
-def _times(file: str) -> tuple[int, int, int] | None:
+def _times(file: str) -> _Times | None:
     try:
         found = os.stat(file)
     except (OSError, ValueError):
@@ -65,13 +68,15 @@ def _times(file: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _digest(files: tuple[str, ...]) -> bytes:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(os.fsencode(file) + b"\0")
-        try:
-            with open(file, "rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        except (OSError, ValueError):  # absent, or between two steps of a replacement: what it is then is told apart
-            digest.update(b"absent")
-    return digest.digest()
+def matches(pattern: str) -> tuple[str, ...]:
+    """The paths that fit an absolute glob pattern now."""
+    return tuple(sorted(glob.glob(pattern, recursive=True)))
+
+
+def digest_of(file: str) -> str | None:
+    """The SHA-256 of a file's content; None where it can't be read, as between two steps of a replacement."""
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None

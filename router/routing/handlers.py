@@ -51,7 +51,7 @@ def _import_module(path: str, module_name: str) -> Any:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise HandlerImportError(f"{path}: there is no module {error.name!r} on the import path") from error
         raise HandlerImportError(f"{path}: importing {module_name} fails: {error}{_where(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends the process when it is imported
         words = f"{type(error).__name__}: {error}{_where(error)}"
         raise HandlerImportError(f"{path}: importing {module_name} fails: {words}") from error
 

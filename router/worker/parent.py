@@ -23,6 +23,7 @@ from router.app.router import topology
 from router.brokers.base import Broker, Counts, WorkerState
 from router.brokers.wake import Wake
 from router.config import mask_url
+from router.config.settings import keep_connections
 from router.errors import BrokerError, BrokerUnavailable
 from router.routing.table import RoutingTable, difference
 from router.worker.aside import aside
@@ -61,8 +62,8 @@ class WorkerOptions:
 class Worker:
     """Serves the queues of a table until it is told to stop. `run` belongs in the main thread of a process."""
 
-    def __init__(self, table: RoutingTable, broker: Broker, options: WorkerOptions, watcher: Watcher) -> None:
-        """``watcher``: of the table's file, made before that was read, so that no edit is missed."""
+    def __init__(self, table: RoutingTable, broker: Broker, options: WorkerOptions, watcher: Watcher | None) -> None:
+        """``watcher``: of what was read for the table; None: edits are noticed by SIGHUP only."""
         self._table = table
         self._broker = broker
         self._options = options
@@ -81,6 +82,8 @@ class Worker:
         self._adopting: tuple[RoutingTable, Future[list[str]]] | None = None
         self._looking: Future[Counts] | None = None
         self._last_error: str | None = None
+        self._last_error_at: float | None = None
+        self._loaded_at = self._started_epoch
         self._stopping: str | None = None
         self._stop_by: float | None = None
         self._signals: list[int] = []
@@ -100,7 +103,8 @@ class Worker:
         log.info("worker %s: %d children, queues %s, broker %s", *about, extra={"event": "worker.started"})
         self._watchdog.start()
         with self._signals_wake():
-            self._watcher.start(lambda: self._want_check("the file was edited"))
+            if self._watcher is not None:
+                self._watcher.start(lambda: self._want_check("the file was edited"))
             try:
                 self._prepare()
                 while not self._done():
@@ -109,7 +113,8 @@ class Worker:
                 log.error("giving up: no child could be started: %s", error, extra={"event": "worker.failed"})
                 return 1
             finally:
-                self._watcher.close()
+                if self._watcher is not None:
+                    self._watcher.close()
                 self._end()
         return 0
 
@@ -217,11 +222,16 @@ class Worker:
             self._check = Check(self._table.settings.path, self._table.settings.env)
 
     def _checked(self, result: Checked) -> None:
+        if self._watcher is not None and result.watched is not None:
+            self._watcher.watch(result.watched)
         table = result.sound
         if table is None:
             self._reload_failed(result.problems())
             return
-        table = msgspec.structs.replace(table, generation=self._table.generation + 1)
+        settings, kept = keep_connections(table.settings, self._table.settings)
+        for key in kept:
+            log.warning("reload: %s is another now; that takes effect when this worker is started again", key)
+        table = msgspec.structs.replace(table, settings=settings, generation=self._table.generation + 1)
         self._adopting = (table, self._prepared(table))
 
     def _prepared(self, table: RoutingTable) -> Future[list[str]]:
@@ -246,21 +256,19 @@ class Worker:
         for objection in objections:
             log.warning("%s", objection)
         old = self._table
-        self._last_error = None
-        self._table = table
+        self._last_error = self._last_error_at = None
+        self._table, self._loaded_at = table, time.time()
         self._desk.use(table)
         self._pool.serve(self._hello())
         changes = difference(old, table) or ["no route changed; children are replaced, so that edited code is in force"]
         for change in changes:
             log.info("reload: %s", change, extra={"event": "reload.changed"})
-        if _connections(old) != _connections(table):
-            log.warning("reload: a change of broker or locks takes effect when this worker is started again")
         fields = {"event": "reload.done", "generation": table.generation, "hash": table.hash}
         log.info("reload: generation %d is in force", table.generation, extra=fields)
         self._reported_at = 0.0
 
     def _reload_failed(self, why: str) -> None:
-        self._last_error = why
+        self._last_error, self._last_error_at = why, time.time()
         self._reported_at = 0.0
         text = "reload: generation %d stays in force, the file can't be used:\n%s"
         log.error(text, self._table.generation, why, extra={"event": "reload.failed", "error": why})
@@ -371,6 +379,8 @@ class Worker:
                 self._table.hash,
                 self._last_error,
                 running,
+                self._loaded_at,
+                self._last_error_at,
             )
         )
 
@@ -403,8 +413,3 @@ class Worker:
         text = "worker %s stopped: %d succeeded, %d to be retried, %d failed"
         numbers = (ended["succeeded"], ended["retrying"], ended["failed"])
         log.info(text, self._name, *numbers, extra={"event": "worker.stopped", **ended})
-
-
-def _connections(table: RoutingTable) -> tuple[object, ...]:
-    settings = table.settings
-    return (settings.broker_url, settings.namespace, settings.locks_url)

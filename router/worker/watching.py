@@ -1,33 +1,45 @@
-"""Noticing that the file was edited."""
+"""Noticing that a file was edited."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from watchfiles import watch
 
+from router.config import Look, Watched
+
 # It would log each change of a folder in which the log may lie, and so log that it has logged.
 logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
-LOOK_EVERY = 2_000
-"""Milliseconds after which the file is looked at even if nothing was told."""
+LOOK_EVERY = 2.0
+"""Seconds after which the files are looked at even if nothing was told."""
 
 
 class Watcher:
-    """Notices whenever the content of ``file`` is another than when this was made, or when it noticed last.
+    """Notices whenever the content of what is watched is another than what was read, or than when it noticed last.
 
-    It watches the folder, since editors and deployments replace files, or the links to them; and looks every now and
+    It watches the folders, since editors and deployments replace files, or the links to them; and looks every now and
     then all the same, because some file systems tell nothing.
     """
 
-    def __init__(self, file: str) -> None:
-        self._stop = threading.Event()
-        self._file = Path(file)
-        self._content = self._read()
+    def __init__(self, watched: Watched) -> None:
+        self._closed = False
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._look = Look(watched)
+
+    def watch(self, watched: Watched) -> None:
+        """From now on watch this: what the last check has read."""
+        with self._lock:
+            moved = _folders(watched) != _folders(self._look.seen)
+            self._look = Look(watched)
+            if moved:
+                self._stop.set()
 
     def start(self, changed: Callable[[], None]) -> None:
         """From now on call ``changed``, in a thread of its own."""
@@ -35,29 +47,44 @@ class Watcher:
         self._thread.start()
 
     def _run(self, changed: Callable[[], None]) -> None:
-        events = watch(
-            self._file.parent,
-            stop_event=self._stop,
-            recursive=False,
-            raise_interrupt=False,
-            debounce=200,
-            rust_timeout=LOOK_EVERY,
-            yield_on_timeout=True,
-        )
-        for _ in events:
-            content = self._read()
-            if content != self._content:
-                self._content = content
-                changed()
+        while not self._closed:
+            with self._lock:
+                look, stop = self._look, threading.Event()
+                self._stop = stop
+            if self._closed:
+                return
+            folders = [folder for folder in _folders(look.seen) if os.path.isdir(folder)]
+            if not folders:
+                stop.wait(LOOK_EVERY)
+                self._look_once(changed)
+                continue
+            for _ in watch(
+                *folders,
+                stop_event=stop,
+                recursive=False,
+                raise_interrupt=False,
+                debounce=200,
+                rust_timeout=int(LOOK_EVERY * 1000),
+                yield_on_timeout=True,
+            ):
+                self._look_once(changed)
 
-    def _read(self) -> bytes | None:
-        try:
-            return self._file.read_bytes()
-        except OSError:  # between two steps of a replacement; a file that stays away is noticed by the check
-            return None
+    def _look_once(self, changed: Callable[[], None]) -> None:
+        look = self._look
+        if look.changed():
+            look.wait_until_quiet(self._stop.wait)
+            changed()
 
     def close(self) -> None:
         """Stop watching."""
-        self._stop.set()
+        self._closed = True
+        with self._lock:
+            self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
+
+
+def _folders(watched: Watched) -> list[str]:
+    """Where something may happen that matters."""
+    found = [*watched.files, *watched.globs, *(file for files in watched.globs.values() for file in files)]
+    return sorted({str(Path(file).parent) for file in found})

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.brokers.base import Delivery
+from router.config import load
 from router.config.settings import AsyncOptions, Backoff, Route
 from router.jobs.job import Job, encode
 from router.jobs.lifecycle import Finish
@@ -231,7 +232,7 @@ def test_exits_are_told_in_words():
 def test_an_edit_between_reading_the_file_and_watching_it_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "extensions.yaml"
     file.write_text("version: 1\n")
-    watcher = Watcher(str(file))
+    watcher = Watcher(load(file).watched)
     file.write_text("version: 1\n# edited\n")
     changed = threading.Event()
     watcher.start(changed.set)
