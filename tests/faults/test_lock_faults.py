@@ -155,6 +155,7 @@ def test_a_lease_lost_while_the_job_runs_is_told_and_the_job_goes_on(storm: Stor
 @pytest.mark.full
 def test_a_stale_copy_of_a_unique_job_is_superseded_and_one_chain_goes_on(storm: Storm) -> None:
     """After a lost ack, the attempt that has failed comes again to a worker that knows nothing of it."""
+    storm.app.config.write_text(FILE.replace("uniqueLockTimeout: 6s", "uniqueLockTimeout: 60s"))  # a slow machine
     first = storm.start_worker("--concurrency", "1")
     dispatch(storm, 1, fails=1)
     storm.app.wait_for("start")
