@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import dispatch, failed, routes, schema, status, topology, validate, worker
+from router.cli import config, dispatch, failed, init, routes, schema, status, topology, validate, worker
 from router.cli.common import error, exit_code
 from router.config.loading import ENV_VARIABLE
 from router.errors import RouterError
@@ -71,7 +71,9 @@ def main_options(
     context.obj = {"verbose": verbose, "log_level": level.value, "log_format": log_format.value}
 
 
+app.command("init")(init.init)
 app.command("validate")(validate.validate)
+app.command("config")(config.config)
 app.command("routes")(routes.routes)
 app.command("schema")(schema.schema)
 app.command("dispatch")(dispatch.dispatch)
