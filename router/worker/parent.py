@@ -71,7 +71,7 @@ class Worker:
         self._started_at = self._clock.now()
         self._started_epoch = time.time()
         self._desk = Desk(table, options.queues, broker.locks)
-        self._pool = Pool(options.concurrency, options.limits, self._hello())
+        self._pool = Pool(options.concurrency, options.limits, self._hello(table))
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._consumer = broker.consumer(self._name)
         self._wake = Wake()
@@ -79,7 +79,8 @@ class Worker:
         self._watcher = watcher
         self._check: Check | None = None
         self._check_wanted: str | None = None
-        self._adopting: tuple[RoutingTable, Future[list[str]]] | None = None
+        self._declaring: tuple[RoutingTable, Future[list[str]]] | None = None
+        self._coming: RoutingTable | None = None
         self._looking: Future[Counts] | None = None
         self._last_error: str | None = None
         self._last_error_at: float | None = None
@@ -90,9 +91,9 @@ class Worker:
         self._empty_since: float | None = None
         self._reported_at = 0.0
 
-    def _hello(self) -> Hello:
+    def _hello(self, table: RoutingTable) -> Hello:
         options = self._options
-        return Hello(self._table.settings, self._table.generation, options.log_level, options.log_format)
+        return Hello(table.settings, table.generation, options.log_level, options.log_format)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -206,11 +207,13 @@ class Worker:
         self._wake.set()
 
     def _attend_check(self) -> None:
-        if self._adopting is not None:
-            table, prepared = self._adopting
-            if prepared.done():
-                self._adopting = None
-                self._adopt(table, prepared)
+        if self._declaring is not None:
+            table, declared = self._declaring
+            if declared.done():
+                self._declaring = None
+                self._prepare_children(table, declared)
+        elif self._coming is not None:
+            self._attend_coming(self._coming)
         elif self._check is not None:
             result = self._check.poll()
             if result is not None:
@@ -232,34 +235,47 @@ class Worker:
         for key in kept:
             log.warning("reload: %s is another now; that takes effect when this worker is started again", key)
         table = msgspec.structs.replace(table, settings=settings, generation=self._table.generation + 1)
-        self._adopting = (table, self._prepared(table))
+        self._declaring = (table, self._declared(table))
 
-    def _prepared(self, table: RoutingTable) -> Future[list[str]]:
+    def _declared(self, table: RoutingTable) -> Future[list[str]]:
         """Makes sure that what this table needs exists on the broker; the result is what the broker will not stand."""
 
-        def prepare() -> list[str]:
+        def declare() -> list[str]:
             self._broker.declare(topology(table))
             return self._broker.objections(table.longest())
 
-        return aside(prepare, self._wake.set)
+        return aside(declare, self._wake.set)
 
-    def _adopt(self, table: RoutingTable, prepared: Future[list[str]]) -> None:
+    def _prepare_children(self, table: RoutingTable, declared: Future[list[str]]) -> None:
         try:
-            objections = prepared.result()
+            objections = declared.result()
         except BrokerUnavailable as error:
             log.warning("reload: the broker is out of reach, trying again: %s", error)
-            self._adopting = (table, self._prepared(table))
+            self._declaring = (table, self._declared(table))
             return
         except BrokerError as error:
             self._reload_failed(str(error))
             return
         for objection in objections:
             log.warning("%s", objection)
+        self._coming = table
+        self._pool.prepare(self._hello(table))
+
+    def _attend_coming(self, table: RoutingTable) -> None:
+        """Once children are ready for it, the table is in force; if they can't be, it never is."""
+        try:
+            if not self._pool.prepared():
+                return
+        except PoolExhausted as error:
+            self._coming = None
+            self._reload_failed(str(error))
+            return
+        self._coming = None
+        self._pool.switch()
         old = self._table
         self._last_error = self._last_error_at = None
         self._table, self._loaded_at = table, time.time()
         self._desk.use(table)
-        self._pool.serve(self._hello())
         changes = difference(old, table) or ["no route changed; children are replaced, so that edited code is in force"]
         for change in changes:
             log.info("reload: %s", change, extra={"event": "reload.changed"})
@@ -276,15 +292,15 @@ class Worker:
     def _prepare(self) -> None:
         """Make sure that the queues exist; a broker that is away is waited for."""
         while not self._stopping:
-            prepared = self._prepared(self._table)
-            while not prepared.done() and not self._stopping:
+            declared = self._declared(self._table)
+            while not declared.done() and not self._stopping:
                 self._wait(LONGEST_WAIT)
                 self._watchdog.progress()
                 self._attend_signals(self._clock.now())
-            if not prepared.done():
+            if not declared.done():
                 return
             try:
-                for objection in prepared.result():
+                for objection in declared.result():
                     log.warning("%s", objection)
                 return
             except BrokerUnavailable as error:

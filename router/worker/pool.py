@@ -81,12 +81,17 @@ class PoolExhausted(Exception):
 
 
 class Pool:
-    """Keeps ``size`` children alive that serve the table of ``hello``."""
+    """Keeps ``size`` children alive that serve the table of ``hello``.
+
+    Another table gets children of its own first (`prepare`), so that nothing waits for their start (`switch`).
+    """
 
     def __init__(self, size: int, limits: Limits, hello: Hello) -> None:
         self.size = size
         self._limits = limits
         self._hello = hello
+        self._coming: Hello | None = None
+        self._coming_failed: str | None = None
         self._children: list[Child] = []
         self._failures = 0
         self._ever_ready = False
@@ -99,11 +104,26 @@ class Pool:
         """Process ids of all children."""
         return {child.process.pid for child in self._children}
 
-    def serve(self, hello: Hello) -> None:
-        """Replace the children, as they finish, by ones that serve this table."""
-        self._hello = hello
+    def prepare(self, hello: Hello) -> None:
+        """Start children that serve this table, beside the others, a quarter of them at a time."""
+        self._coming, self._coming_failed = hello, None
+
+    def prepared(self) -> bool:
+        """Whether the children of `prepare` are all ready. Raises PoolExhausted where one can't be."""
+        if self._coming_failed is not None:
+            self._coming = None
+            raise PoolExhausted(self._coming_failed)
+        return sum(child.ready for child in self._children if self._is_coming(child)) >= self.size
+
+    def switch(self) -> None:
+        """Give jobs to the children of `prepare` only; the others end as they finish what they run."""
+        if self._coming is not None:
+            self._hello, self._coming = self._coming, None
         self._failures = 0
         self._start_after = 0.0
+
+    def _is_coming(self, child: Child) -> bool:
+        return self._coming is not None and child.generation == self._coming.generation
 
     def usable(self) -> list[Child]:
         """The children that may be given jobs, the least busy first."""
@@ -122,27 +142,44 @@ class Pool:
         """
         self._children.remove(child)
         child.pipe.close()
+        why = child.unready or child.killed_for or describe_exit(child.process.returncode)
+        if self._is_coming(child):
+            self._coming_failed = f"a child could not be started: {why}"
+            return
         if child.ready or (child.stop_by is not None and child.killed_for is None):
             return
         self._failures += 1
         self._start_after = now + min(0.25 * 2**self._failures, 30.0)
-        why = child.unready or child.killed_for or describe_exit(child.process.returncode)
         log.error("a child could not be started: %s", why, extra={"event": "child.unready"})
         if self._failures >= FRUITLESS_STARTS and not self._ever_ready:
             raise PoolExhausted(why)
 
     def maintain(self, now: float) -> None:
-        """Stop what is outdated, kill what is late, start what is missing."""
+        """Stop what is outdated or too much, kill what is late, start what is missing."""
         for child in self._children:
             self._check(child, now)
-        missing = self.size - sum(child.stop_by is None for child in self._children)
+        members = [child for child in self._children if child.stop_by is None and not self._is_coming(child)]
+        # After a switch, as long as children of before run jobs.
+        idle = [child for child in members if not child.runs]
+        for child in idle[: max(len(members) - self.size, 0)]:
+            child.stop(now)
         if now >= self._start_after:
-            for _ in range(missing):
-                self._children.append(self._start(now))
+            for _ in range(self.size - len(members)):
+                self._start(now, self._hello)
+        self._maintain_coming(now)
+
+    def _maintain_coming(self, now: float) -> None:
+        if self._coming is None or self._coming_failed is not None:
+            return
+        coming = [child for child in self._children if self._is_coming(child)]
+        starting = sum(not child.ready for child in coming)
+        most = max(self.size // 4, 1)
+        for _ in range(min(most - starting, self.size - len(coming))):
+            self._start(now, self._coming)
 
     def _check(self, child: Child, now: float) -> None:
         child.pipe.flush()
-        outdated = child.generation != self._hello.generation
+        outdated = child.generation != self._hello.generation and not self._is_coming(child)
         if (outdated or child.worn) and not child.runs:
             child.stop(now)
         if not child.ready and now - child.started_at > READY_WITHIN:
@@ -171,15 +208,15 @@ class Pool:
         self._failures = 0
         self._ever_ready = True
 
-    def _start(self, now: float) -> Child:
+    def _start(self, now: float, hello: Hello) -> None:
         ours, theirs = socket.socketpair()
         try:
             process = start_program("router.worker.child", hand_over=theirs)
         finally:
             theirs.close()
-        child = Child(process, ParentPipe(ours), self._hello.generation, now)
-        child.send(self._hello)
-        return child
+        child = Child(process, ParentPipe(ours), hello.generation, now)
+        child.send(hello)
+        self._children.append(child)
 
     def end(self, now: float) -> None:
         """End every child: the idle ones when they like, within seconds, the busy ones at once."""
