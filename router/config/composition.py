@@ -91,7 +91,14 @@ class Composition:
 
     def report(self, problem: Problem) -> Diagnostic:
         """The problem in its place, with the places that it is also about."""
-        return reported(problem, self.place(problem.path), [self._note(*also) for also in problem.related])
+        place = self.place(problem.path)
+        if any(self._is_same(place, self.place(path)) for path, _ in problem.related):
+            place = self.place(problem.path[:-1])
+        return reported(problem, place, [self._note(*also) for also in problem.related])
+
+    def _is_same(self, place: Place, other: Place) -> bool:
+        """Whether an alias or a merge key lets both stand in the same place."""
+        return place[0] is other[0] and place[0].same(place[1], other[1])
 
     def _note(self, path: Path, message: str) -> Related:
         document, inner = self.place(path)
@@ -145,9 +152,15 @@ class Composition:
     def _change(self, there: _Part, given: Mapping[str, Any], document: Document, path: Path) -> None:
         for key, value in given.items():
             present, at = there.value.get(key), (*path, key)
-            if isinstance(present, dict) and isinstance(value, dict):
+            if isinstance(value, dict) and (isinstance(present, dict) or (present is None and at[0] == "extensions")):
+                if present is None and path and self._is_no_point(key, value, there.value, document):
+                    continue
+                if present is None:
+                    there.put(key, {}, (document, at))
                 self._change(there.open(key), value, document, at)
-            elif key == "handlers" and isinstance(present, list) and isinstance(value, list):
+            elif key == "handlers" and isinstance(value, list) and isinstance(present, list | None) and len(path) == 2:
+                if present is None:
+                    there.put(key, [], (document, at))
                 self._change_handlers(there.open(key), value, document, at)
             elif value is not None or present is None:
                 there.put(key, value, (document, at))
@@ -167,8 +180,21 @@ class Composition:
                 message = f"`{path[1]}` has no handler `{name}` to change"
                 hint = did_you_mean(name, filter(None, known)) or "give it a `handler` to make it a new one"
                 self.mistakes.append(reported(Problem(message, hint), (document, (*at, "id")), ()))
+            elif isinstance(handler, dict) and not {"id", "handler"} & handler.keys():
+                message, hint = "nothing says which handler this changes", "add its `id`, which is else its import path"
+                self.mistakes.append(reported(Problem(message, hint), (document, at), ()))
             else:
                 there.put(len(there.value), handler, (document, at))
+
+    def _is_no_point(self, name: str, value: Mapping[str, Any], points: Mapping[str, Any], document: Document) -> bool:
+        """Whether handlers are to be changed, and none added, in an extension point that there is not: reported."""
+        handlers = value.get("handlers")
+        changes = handlers and isinstance(handlers, list) and not any("handler" in _mapping(each) for each in handlers)
+        if changes:
+            hint = did_you_mean(name, points) or "give its handlers a `handler` to make it a new one"
+            problem = Problem(f"there is no extension point `{name}` to change", hint, on_key=True)
+            self.mistakes.append(reported(problem, (document, ("extensions", name)), ()))
+        return bool(changes)
 
     def _take(self, document: Document) -> None:
         self.documents.append(document)

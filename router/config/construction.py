@@ -20,7 +20,8 @@ PLAIN_TAG = "plain"
 """Given by our parser to scalars without quotes and tag, whose type is decided here."""
 
 Report = Callable[..., None]
-"""Called as ``report(node, message, hint, first)``; ``first``: the node that ``node`` repeats, or None."""
+"""Called as ``report(node, message, hint, first, note)``: ``first`` is the node that ``node`` repeats, or that it is
+also about, as ``note`` says."""
 
 
 class Unusable:
@@ -100,7 +101,8 @@ class Constructor:
         self._values += 1
         self._deepest = depth
         if isinstance(node, MappingNode):
-            data: object = self._mapping(node, depth) if self._tag_is(node, "map") else UNUSABLE
+            usable = self._tag_is(node, "map") and not self._is_template(node)
+            data: object = self._mapping(node, depth) if usable else UNUSABLE
         else:
             data = [self.build(item, depth + 1) for item in node.value] if self._tag_is(node, "seq") else UNUSABLE
         self._built[id(node)] = data, self._values - values, self._deepest - depth
@@ -121,13 +123,21 @@ class Constructor:
             raise TooManyValues
         return self._too_deep(node) if depth + levels > MAX_DEPTH else data
 
+    def _is_template(self, node: MappingNode) -> bool:
+        """Whether this is the ``{{ name }}`` of a template, which YAML reads as a mapping in a mapping; reported."""
+        if not (node.flow_style and len(node.value) == 1 and isinstance(node.value[0][0], MappingNode)):
+            return False
+        hint = "the file is no template: `${NAME}` stands for a value of the environment"
+        self._report(node, "`{{ … }}` is not resolved", hint)
+        return True
+
     def _too_deep(self, node: Node) -> Unusable:
         self._report(node, f"nested more than {MAX_DEPTH} levels deep", "no setting needs more than 7 levels")
         return UNUSABLE
 
     def _mapping(self, node: MappingNode, depth: int) -> dict[str, object]:
         data: dict[str, object] = {}
-        merged: list[Node] = []
+        merged: list[tuple[Node, Node]] = []
         for key_node, value_node in node.value:
             key = self._key(key_node)
             if key is None:
@@ -135,20 +145,28 @@ class Constructor:
             if key == "<<" and key_node.tag == PLAIN_TAG:
                 if merged:
                     self._report(key_node, "a second `<<` in one mapping", "merge several with a list: `<<: [*a, *b]`")
-                merged.append(value_node)
+                merged.append((key_node, value_node))
             elif key in data:
                 first = next(other for other, _ in node.value if other.value == key)
-                self._report(key_node, f"duplicate key `{key}`", "remove or rename one of them", first)
+                hint = "remove or rename one of them"
+                if key == "handler":
+                    hint = "start each handler with a `- ` of its own, or remove one of them"
+                self._report(key_node, f"duplicate key `{key}`", hint, first)
             else:
                 data[key] = self.build(value_node, depth + 1)
-        for value_node in merged:
-            self._merge(value_node, data, depth)
+        for key_node, value_node in merged:
+            self._merge(key_node, value_node, data, depth)
         return data
 
-    def _merge(self, node: Node, data: dict[str, object], depth: int) -> None:
+    def _merge(self, key_node: Node, node: Node, data: dict[str, object], depth: int) -> None:
         for source in node.value if isinstance(node, SequenceNode) else (node,):
             if not isinstance(source, MappingNode):
-                self._report(source, "`<<` needs a mapping, or a list of mappings", "for example `<<: *defaults`")
+                message, hint = "`<<` needs a mapping, or a list of mappings", "for example `<<: *defaults`"
+                if source.start_mark.index < key_node.start_mark.index:
+                    note = "this is what the alias stands for"
+                    self._report(key_node, f"{message}; the alias stands for something else", hint, source, note)
+                else:
+                    self._report(source, message, hint)
                 continue
             built = self.build(source, depth + 1)
             if isinstance(built, dict):

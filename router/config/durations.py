@@ -12,7 +12,9 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 FORMS = "write a number of seconds, or a number with a unit: `500ms`, `10s`, `5m`, `2h`, `1d`"
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
-_OTHER_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\.?")
+_PIECE = r"([0-9]+(?:[.,][0-9]+)?)\s*([A-Za-z]+)\.?"
+_PIECES = re.compile(rf"(?:{_PIECE}(?:\s*,\s*|\s+and\s+|\s*))+")
+_ISO = re.compile(r"P(?:([0-9]+)D)?(?:T(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)S)?)?", re.IGNORECASE)
 _MEANT = {
     "ms": ("millisecond", "milliseconds", "msec", "msecs", "millis"),
     "s": ("sec", "secs", "second", "seconds"),
@@ -20,7 +22,9 @@ _MEANT = {
     "h": ("hr", "hrs", "hour", "hours"),
     "d": ("day", "days"),
 }
-_MEANT_BY = {name: unit for unit, names in _MEANT.items() for name in (unit, *names)}
+_SECONDS = {name: UNITS[unit] for unit, names in _MEANT.items() for name in (unit, *names)} | dict.fromkeys(
+    ("w", "week", "weeks"), 7 * UNITS["d"]
+)
 
 
 class DurationError(ValueError):
@@ -85,11 +89,31 @@ def _as_float(value: int | float) -> float:
 
 
 def _what_is_wrong(text: str) -> DurationError:
-    other = _OTHER_UNIT.fullmatch(text.strip()[:50])
-    if other and (unit := _MEANT_BY.get(other[2].lower())):
-        return DurationError("is not a duration as it is written here", f"write `{other[1]}{unit}`")
-    if re.fullmatch(r"-[0-9.]+[a-z]*", text):
+    text = text.strip()[:50]
+    if re.fullmatch(r"-[0-9.]+\s*[a-z]*", text):
         return DurationError("must not be negative", None)
-    if re.fullmatch(r"(?:[0-9]+[dhms]+){2,}", text):
-        return DurationError("is not a duration in a single unit", "for example `90m` for an hour and a half")
+    if (seconds := _seconds_meant(text)) is not None:
+        several = len(re.findall(_PIECE, text)) > 1
+        message = "is not a duration in a single unit" if several else "is not a duration as it is written here"
+        return DurationError(message, f"write `{format_duration(seconds)}`")
+    if re.fullmatch(r"[0-9]+(?::[0-9]{2}){1,2}", text):
+        return DurationError("is not a duration as it is written here", "write one number with a unit: `90s`, `90m`")
+    if text.lower() in ("fixed", "linear", "exponential"):
+        hint = "here stands how long to wait; the strategy goes into `backoff` (`backoff_strategy` in the defaults)"
+        return DurationError("is not a duration", hint)
+    if re.fullmatch(r"[0-9]+[a-z]*(?:[\s,;]+[0-9]+[a-z]*)+", text):
+        return DurationError("is not a duration", "a list of waits stands in brackets: `[10, 30s, 5m]`")
     return DurationError("is not a duration")
+
+
+def _seconds_meant(text: str) -> float | None:
+    """What was meant by `1h30m`, `10 minutes`, `2 weeks`, `PT10S`, `1_000` or `1,5`; None where that is not clear."""
+    if iso := _ISO.fullmatch(text):
+        seconds = sum(int(number) * unit for number, unit in zip(iso.groups(0), (86_400, 3600, 60, 1), strict=True))
+        return float(seconds) or None
+    if re.fullmatch(r"[0-9]{1,3}(_[0-9]{3})+|\+[0-9]+|[0-9]+,[0-9]{1,2}", text):
+        return float(text.replace("_", "").replace(",", "."))
+    pieces = re.findall(_PIECE, text)
+    if not _PIECES.fullmatch(text) or any(unit.lower() not in _SECONDS for _, unit in pieces):
+        return None
+    return math.fsum(float(number.replace(",", ".")) * _SECONDS[unit.lower()] for number, unit in pieces)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from router.config.composition import Composition, Place, reported
 from router.config.document import Document
-from router.config.problems import Problem
+from router.config.problems import Problem, closest
 from router.config.watched import matches
 from router.errors import ConfigError, ConfigNotFound
 
@@ -81,11 +81,16 @@ class Includer:
             self._mistake(place, f"more than {MAX_FILES:,} files are included", "is this the right pattern?")
             return
         self._known[real] = place
+        if os.path.isdir(real):
+            pattern = os.path.join(os.path.normpath(file), "*.yaml")
+            self._mistake(place, f"`{file}` is a directory, not a file", f"`{pattern}` includes all files in it")
+            return
         try:
             document = self._read(file)
         except ConfigNotFound:
-            hint = f"it is relative to {place[0].folder}"
-            self._mistake(place, f"there is no file `{os.path.normpath(file)}`", hint)
+            guess = _similar(file, str(place[0].folder))
+            hint = f"did you mean `{guess}`?" if guess else f"it is relative to {place[0].folder}"
+            self._mistake(place, f"there is no file `{os.path.normpath(file)}`", hint, derived=guess is not None)
             return
         except ConfigError as error:
             self._composition.mistakes += error.diagnostics
@@ -100,7 +105,7 @@ class Includer:
         places = [opened.place for opened in chain[start + 1 :] if opened.place is not None]
         message = f"`{os.path.normpath(file)}` includes itself" + (", through this file" if places else "")
         notes = [document.note(path, "included here") for document, path in places]
-        problem = Problem(message, "remove one of these includes")
+        problem = Problem(message, "remove one of these includes" if places else "remove it")
         self._composition.mistakes.append(reported(problem, place, notes))
 
     def _unused(self, place: Place, message: str, first: Place | None = None) -> None:
@@ -108,8 +113,20 @@ class Includer:
         problem = Problem(message, "remove it", code="unused-include")
         self._composition.mistakes.append(reported(problem, place, notes))
 
-    def _mistake(self, place: Place, message: str, hint: str) -> None:
-        self._composition.mistakes.append(reported(Problem(message, hint), place, ()))
+    def _mistake(self, place: Place, message: str, hint: str, *, derived: bool = False) -> None:
+        self._composition.mistakes.append(reported(Problem(message, hint, derived=derived), place, ()))
+
+
+def _similar(file: str, folder: str) -> str | None:
+    """A file beside the one that is missing, with a similar name, as a path relative to ``folder``."""
+    directory, name = os.path.split(os.path.abspath(file))
+    try:
+        names = {os.path.splitext(each)[0]: each for each in os.listdir(directory)}
+    except (OSError, ValueError):
+        return None
+    # Without the suffix, which is the same of most files.
+    guess = closest(os.path.splitext(name)[0], names)
+    return os.path.relpath(os.path.join(directory, names[guess]), folder) if guess else None
 
 
 def overlay_path(file: str, env: str) -> str:

@@ -14,6 +14,9 @@ MAX_NESTING = 16
 
 _OPENING = re.compile(r"\$\$\{|\$\{")
 _BRACE = re.compile(r"\$\{|\}")
+_ALMOST = re.compile(
+    r"\{?\s*(?:(?:env|secrets|vars|var)[.:])?([A-Za-z_][A-Za-z0-9_]*)\s*(?:(?::?[-=|]|:(?![?+])|\|\|?)\s*([^{}]+?)\s*)?"
+)
 _REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:\?)(.*))?", re.DOTALL)
 
 
@@ -59,7 +62,7 @@ def _closing_brace(text: str, start: int) -> int:
 def _resolved(reference: str, environ: Mapping[str, str], nesting: int) -> str:
     match = _REFERENCE.fullmatch(reference)
     if match is None:
-        raise InterpolationError("this `${…}` can't be understood", FORMS)
+        raise InterpolationError("this `${…}` can't be understood", _meant(reference) or FORMS)
     name, operator, rest = match.groups()
     value = environ.get(name)
     if value is None and operator is None:
@@ -74,3 +77,12 @@ def _resolved(reference: str, environ: Mapping[str, str], nesting: int) -> str:
         return interpolate(rest, environ, nesting=nesting + 1)
     state = "not set" if value is None else "empty"
     raise InterpolationError(f"the environment variable `{name}` is {state}", rest or f"set `{name}` to a value")
+
+
+def _meant(reference: str) -> str | None:
+    """A hint for the way in which a shell or another program would write it."""
+    match = _ALMOST.fullmatch(reference)
+    if match is None:
+        return None
+    name, default = match.groups()
+    return f"write `${{{name}}}`" if default is None else f"write `${{{name}:-{default}}}`"

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
 
 import msgspec
 
 Path = tuple[str | int, ...]
 """Where a value is: keys and indexes from the top of the file, ``("extensions", "order.placed", "handlers", 0)``."""
+
+
+_TYPED = {
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb", '"'),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2039\u203a", "'"),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2022", "-"),
+    **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+}
+_LOOKALIKE = re.compile(
+    rf"(?P<blank>[^\S \t\n\r]+)|(?P<invisible>[\u00ad\u200b-\u200f\u2060\ufeff]+)|[{''.join(_TYPED)}]"
+)
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -55,3 +68,19 @@ def did_you_mean(word: str, known: Iterable[str], *, form: str = "`{}`") -> str 
     """A hint ``did you mean `x`?``, or None if nothing is close."""
     match = closest(word, known)
     return f"did you mean {form.format(match)}?" if match else None
+
+
+def lookalike(text: str) -> tuple[int, int, str] | None:
+    """Where ``text`` has a character that only looks like one that YAML knows: from, to, and a hint that names it."""
+    match = _LOOKALIKE.search(text)
+    if match is None:
+        return None
+    character = match.group()[0]
+    name = f"U+{ord(character):04X} ({unicodedata.name(character, 'without a name').lower()})"
+    if match["blank"]:
+        hint = f"this blank is {name}, which YAML takes for text: type a plain space"
+    elif match["invisible"]:
+        hint = f"an invisible {name} is part of the text here: delete it"
+    else:
+        hint = f"this is {name}, which YAML takes for text: type `{_TYPED[character]}`"
+    return match.start(), match.end(), hint

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from router.config.problems import Problem, did_you_mean
 
 MASK = "***"
+_SQLITE = "three slashes for a path relative to this file (`sqlite:///router.db`), four for an absolute one"
 BROKER_SCHEMES = ("sqlite", "amqp", "amqps", "memory")
 LOCKS_SCHEMES = ("sqlite", "redis", "rediss")
 
@@ -17,16 +18,22 @@ _URL_START = re.compile(
     r"\b(?:amqps?|rediss?|sqlite|memory|https?|postgres(?:ql)?|mysql|mongodb)://|(?:^|(?<=[\s\"'-]))[A-Za-z][\w+.]{0,20}://"
 )
 _SECRET_PARAMETER = re.compile(r"[?&](?:password|passwd|pwd|secret|token)=([^&\s\"'#]+)", re.IGNORECASE)
-_MANY = re.compile(r",\s*[A-Za-z][\w+.-]*://")
+_SECRET_KEY = re.compile(
+    r"(?m)(?:^|[{,])\s*(?:- )*[\"']?(?:password|passwd|pwd|secret|token)[\"']?\s*:\s+(?!\$\{)"
+    r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',{}#][^\n,}]*)",
+    re.IGNORECASE,
+)
+_MANY = re.compile(r"[,;]\s*[A-Za-z][\w+.-]*://")
 
 
 def secret_spans(text: str) -> list[tuple[int, int]]:
-    """The (start, end) of every URL password in ``text``, in order.
+    """The (start, end) of every URL password in ``text``, and of every value of a key like ``password:``, in order.
 
     Errs on the side of hiding: everything from the first colon of the user part up to the last ``@`` before the next
     URL counts, because passwords that were not percent-encoded may contain ``/``, ``@``, ``:`` and blanks.
     """
     spans = [match.span(1) for match in _SECRET_PARAMETER.finditer(text)] if "=" in text else []
+    named = [match.span(1) for match in _SECRET_KEY.finditer(text)]
     if "@" in text:
         starts = [match for match in _URL_START.finditer(text) if not match.group().startswith("sqlite")]
         for number, start in enumerate(starts):
@@ -36,7 +43,8 @@ def secret_spans(text: str) -> list[tuple[int, int]]:
             if 0 <= colon < at:
                 spans = [span for span in spans if not (colon < span[0] < at)]
                 spans.append((colon + 1, at))
-    return sorted(spans)
+    apart = [span for span in named if not any(start < span[1] and span[0] < end for start, end in spans)]
+    return sorted([*spans, *apart])
 
 
 def mask_url(url: str) -> str:
@@ -80,8 +88,14 @@ def _problem(url: str, schemes: tuple[str, ...], what: str, otherwise: str) -> P
     scheme, colon, rest = url.partition("://")
     known = " or ".join((", ".join(f"`{name}://`" for name in schemes[:-1]), f"`{schemes[-1]}://`"))
     if not colon:
-        hint = "a SQLite file is written as `sqlite:///path/to/file.db`"
-        return Problem(f"this is not a URL: a {what} starts with {known}", hint)
+        start = re.match(r"[A-Za-z]*", url)
+        if start and (word := start.group()) in schemes:
+            otherwise = f"write `{word}://`" + ("" if word == "memory" else ", with two slashes, before the host")
+            if word == "sqlite":
+                otherwise = _SQLITE
+        elif url.endswith((".db", ".sqlite", ".sqlite3")):
+            otherwise = _SQLITE
+        return Problem(f"this is not a URL: a {what} starts with {known}", otherwise)
     if scheme not in schemes:
         message = f"unknown kind of {what}: its URL must start with {known}"
         return Problem(message, did_you_mean(scheme, schemes, form="`{}://`") or otherwise)
@@ -89,24 +103,33 @@ def _problem(url: str, schemes: tuple[str, ...], what: str, otherwise: str) -> P
         return _sqlite_problem(rest)
     if scheme == "memory":
         return Problem("nothing may follow `memory://`", "write just `memory://`") if rest else None
+    return _server_problem(url, f"for example `{scheme}://localhost`")
+
+
+def _server_problem(url: str, example: str) -> Problem | None:
+    encoded = "special characters in a password must be percent-encoded: `/` as `%2F`, `@` as `%40`, `#` as `%23`"
+    if re.search(r"\s", url):
+        return Problem("a URL can't contain blanks", "remove it; in a password, write `%20`")
     try:
         parts = urlsplit(url)
+    except ValueError:
+        return Problem("this URL can't be read", encoded if "@" in url else example)
+    try:
         if parts.port == 0:
             raise ValueError
     except ValueError:
-        return Problem(
-            "this URL can't be read: its port is not a number from 1 to 65535",
-            "special characters in a password must be percent-encoded: `/` as `%2F`, `@` as `%40`, `#` as `%23`",
-        )
+        message = "this URL can't be read: its port is not a number from 1 to 65535"
+        return Problem(message, encoded if "@" in url else example)
     if not parts.hostname:
-        return Problem("this URL names no host", f"for example `{scheme}://localhost`")
+        return Problem("this URL names no host", example)
+    if "," in parts.hostname or ";" in parts.hostname:
+        return Problem("this URL names several hosts", f"one host is possible, {example}")
     return None
 
 
 def _sqlite_problem(rest: str) -> Problem | None:
     if not rest.startswith("/"):
-        hint = "three slashes for a path relative to this file (`sqlite:///router.db`), four for an absolute one"
-        return Problem("a SQLite URL has at least three slashes", hint)
+        return Problem("a SQLite URL has at least three slashes", _SQLITE)
     path = rest[1:]
     if path in ("", "/", ":memory:") or path.endswith("/"):
         hint = "for example `sqlite:///router.db`; for a broker in memory write `memory://`"

@@ -22,7 +22,7 @@ CASES = Path(__file__).parents[1] / "cases"
 INVALID = sorted({*(CASES / "invalid").glob("*.yaml"), *(CASES / "invalid").glob("*/extensions.yaml")})
 WARNED = sorted({*(CASES / "warned").glob("*.yaml"), *(CASES / "warned").glob("*/extensions.yaml")})
 REWRITE = "ROUTER_WRITE_CASES"
-MASKED = ("pa/ss", "secret@", "ss@word")
+MASKED = ("pa/ss", "secret@", "ss@word", "hunter2")
 
 
 def _name(file: Path) -> str:

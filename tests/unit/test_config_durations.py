@@ -55,7 +55,7 @@ def test_durations_are_read_in_seconds(value: object, seconds: float) -> None:
         ([1], "`500ms`"),
         ("", "`500ms`"),
         ("soon", "`500ms`"),
-        ("12:30", "`500ms`"),
+        ("12:30", "`90m`"),
         ("1e3", "`500ms`"),
         ("٣s", "`500ms`"),
     ],

@@ -51,7 +51,12 @@ def test_references_are_resolved_as_bash_would(text: str, expected: str) -> None
         ("${A", "never closed", "$${"),
         ("${}", "can't be understood", "${NAME}"),
         ("${1A}", "can't be understood", "${NAME}"),
-        ("${A-b}", "can't be understood", "${NAME}"),
+        ("${A-b}", "can't be understood", "`${A:-b}`"),
+        ("${A:=b}", "can't be understood", "`${A:-b}`"),
+        ("${ A }", "can't be understood", "`${A}`"),
+        ("${env.A}", "can't be understood", "`${A}`"),
+        ("${{ secrets.A }}", "can't be understood", "`${A}`"),
+        ("${A/b/c}", "can't be understood", "${NAME}"),
         ("${NONE:-" * 40 + "}" * 40, "nested too deeply", "16"),
     ],
 )
