@@ -119,7 +119,7 @@ def main() -> None:
 
         story.tell("Somebody looks into it and gives up on the feedback mail; the confirmation goes again, same id")
         story.run("failed", "forget", "--queue", "emails", "--yes")
-        story.run("failed", "retry", job["job"], expect="1 jobs are queued again")
+        story.run("failed", "retry", job["job"], expect="queued again: 1 job")
         story.run("status", expect="in all: 0 delayed, 0 failed")
         if story.env["ROUTER_BROKER_URL"].startswith("amqp"):
             console.print(f"\nIts queues stay on RabbitMQ; their names begin with {story.env['ROUTER_NAMESPACE']}.")

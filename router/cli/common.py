@@ -15,7 +15,7 @@ from rich.table import Table
 
 from router.app.router import Router
 from router.config import find, load, parse_duration
-from router.errors import ConfigNotFound, RouterError
+from router.errors import ConfigError, ConfigNotFound, RouterError
 
 ConfigOption = Annotated[
     str | None,
@@ -56,6 +56,11 @@ def error(message: str) -> None:
     typer.echo(message, err=True)
 
 
+def counted(number: int, word: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def print_json(data: Any) -> None:
     """Data as indented JSON on stdout."""
     typer.echo(json.dumps(msgspec.to_builtins(data), indent=2, ensure_ascii=False))
@@ -79,12 +84,20 @@ def open_router(config: str | None) -> closing[Router]:
     return closing(Router(config, hot_reload=False))
 
 
-def open_broker(config: str | None) -> closing[Router]:
+def open_broker(config: str | None, *, in_spite_of_mistakes: bool = False) -> closing[Router]:
     """A Router that mostly its broker is wanted of; closed at the end of a ``with``.
 
-    A broken bootstrap is no obstacle: its routes are unknown then.
+    A broken bootstrap is no obstacle: its routes are unknown then. ``in_spite_of_mistakes``: nor is a broken file, if
+    it is certain which broker it names.
     """
-    settings = load(find(config)).settings
+    try:
+        settings = load(find(config)).settings
+    except ConfigError as problem:
+        if problem.settings is None or not in_spite_of_mistakes:
+            raise
+        settings = problem.settings
+        typer.echo(f"{problem}\n", err=True)
+        error("the file can't be used; shown is what its broker says, without the routes that are wrong\n")
     try:
         router = Router.from_settings(settings)
     except Exception as problem:  # noqa: BLE001 - bootstrap is user code; operators must see their jobs all the same

@@ -17,6 +17,7 @@ from router.cli.common import (
     Format,
     FormatOption,
     UsageError,
+    counted,
     error,
     open_broker,
     print_json,
@@ -44,7 +45,7 @@ def list_failed(
     format: FormatOption = Format.TEXT,
 ) -> None:
     """List the failed jobs, the longest failed first."""
-    with open_broker(config) as router:
+    with open_broker(config, in_spite_of_mistakes=True) as router:
         found = [job for job in router.broker.failed() if _fits(job, queue, point, route)]
     if format is Format.JSON:
         print_json([_as_data(job) for job in found])
@@ -70,7 +71,7 @@ def show(
     format: FormatOption = Format.TEXT,
 ) -> None:
     """Show everything about one failed job."""
-    with open_broker(config) as router:
+    with open_broker(config, in_spite_of_mistakes=True) as router:
         (job,) = _select(router, [id])
     if format is Format.JSON:
         print_json(_as_data(job))
@@ -124,7 +125,7 @@ def retry(
         done = router.broker.sweep(decide)
     for job, holder in done.duplicates.items():
         problems.append(f"{job} is unique, and job {holder} holds its lock; it stays")
-    typer.echo(f"{len(done.requeued)} jobs are queued again")
+    typer.echo(f"queued again: {counted(len(done.requeued), 'job')}")
     _end(problems)
 
 
@@ -139,13 +140,13 @@ def forget(
     config: ConfigOption = None,
 ) -> None:
     """Delete failed jobs, for good."""
-    with open_broker(config) as router:
+    with open_broker(config, in_spite_of_mistakes=True) as router:
         wanted = _wanted(router, ids, all, queue, point, route)
         if not ids and not yes:
             count = sum(map(wanted, router.broker.failed()))
-            typer.confirm(f"Delete {count} failed jobs for good?", abort=True, err=True)
+            typer.confirm(f"Delete {counted(count, 'failed job')} for good?", abort=True, err=True)
         done = router.broker.sweep(lambda job: Forget() if wanted(job) else Keep())
-    typer.echo(f"{len(done.forgotten)} jobs are forgotten")
+    typer.echo(f"forgotten: {counted(len(done.forgotten), 'job')}")
 
 
 def _end(problems: list[str]) -> None:

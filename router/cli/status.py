@@ -14,7 +14,7 @@ from router.config import mask_url
 
 def status(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> None:
     """Show what is queued, delayed, running and failed, and which workers are alive."""
-    with open_broker(config) as router:
+    with open_broker(config, in_spite_of_mistakes=True) as router:
         counts = router.broker.counts(router.table.queues(), router.table.waits())
         workers = router.broker.workers()
         url = mask_url(router.table.settings.broker_url)

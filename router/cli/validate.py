@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from router.brokers import connect
-from router.cli.common import ConfigOption, UsageError, error, print_json
+from router.cli.common import ConfigOption, UsageError, counted, error, print_json
 from router.cli.reports import github, sarif
 from router.config import Diagnostic, Loaded, find, format_duration, load
 from router.config.problems import Problem
@@ -112,7 +112,7 @@ def _show_text(checked: Checked, path: Path) -> None:
     later = sum(1 for _ in table.async_routes())
     warned = f" ({_count(checked.diagnostics, None)})" if checked.diagnostics else ""
     typer.echo(
-        f"{path}: fine{warned}. {len(table.points)} points, {len(routes)} routes "
+        f"{path}: fine{warned}. {counted(len(table.points), 'point')}, {counted(len(routes), 'route')} "
         f"({len(routes) - later} sync, {later} async), queues: {', '.join(table.queues())}"
     )
 
@@ -121,4 +121,4 @@ def _count(found: tuple[Diagnostic, ...], unplaced: str | None) -> str:
     """``2 mistakes, 1 warning``."""
     errors = sum(one.severity == "error" for one in found) + bool(unplaced)
     counts = [(errors, "mistake"), (len(found) + bool(unplaced) - errors, "warning")]
-    return ", ".join(f"{number} {word}{'s' if number > 1 else ''}" for number, word in counts if number)
+    return ", ".join(counted(number, word) for number, word in counts if number)

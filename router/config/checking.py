@@ -32,6 +32,7 @@ from router.config.settings import (
     Settings,
 )
 from router.config.urls import absolute_path, absolute_url, broker_problem, locks_problem
+from router.errors import ConfigError
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -64,8 +65,11 @@ class Checker:
         """The payload schemas that the files name: absolute path → SHA-256, or None where there is nothing to read."""
         return self._schemas.digests
 
-    def check(self, contents: list[bytes]) -> tuple[Settings | None, list[Diagnostic]]:
-        """The settings and what is to be warned of; or None and every mistake; both in the order of the files."""
+    def check(self, contents: list[bytes]) -> tuple[Settings, list[Diagnostic]]:
+        """The settings, and what is to be warned of, in the order of the files.
+
+        Raises ConfigError with every mistake, and with the settings if the connections in them are certain.
+        """
         composition = self._composition
         found = [*composition.mistakes, *self._against_schema()]
         settings = self._settings(contents)
@@ -75,7 +79,18 @@ class Checker:
             found += lint.unknown_codes(document.source)
         ordered = composition.ordered(found)
         errors = [mistake for mistake in ordered if mistake.severity == "error"]
-        return (None, errors) if errors else (settings, ordered)
+        if errors:
+            raise ConfigError(errors, settings=settings if self._connections_are_certain() else None)
+        return settings, ordered
+
+    def _connections_are_certain(self) -> bool:
+        """Whether nothing is wrong with `broker` and `locks`, nor at the top level, where they may be misspelt."""
+        wrong = [path for _, path in self._reported] + [one.path for one in self._problems if one.code is None]
+        if any(len(path) < 2 or path[0] in ("broker", "locks") for path in wrong):
+            return False
+        broker, locks = _mapping(self._data.get("broker")), _mapping(self._data.get("locks"))
+        values = (broker.get("url"), broker.get("namespace"), locks.get("url"))
+        return bool(self._data) and all(value is None or isinstance(value, str) for value in values)
 
     def _against_schema(self) -> list[Diagnostic]:
         found: list[Diagnostic] = []

@@ -84,7 +84,7 @@ class _Loading:
         try:
             return self._load()
         except ConfigError as error:
-            raise ConfigError(error.diagnostics, self._watched()) from None
+            raise ConfigError(error.diagnostics, self._watched(), error.settings) from None
 
     def _load(self) -> Loaded:
         composition = Composition(self._read(self._file))
@@ -95,10 +95,10 @@ class _Loading:
         if overlay is not None:
             composition.overlay(overlay)
         checker = Checker(composition, overlay, Path(os.path.abspath(self._file)), self._env)
-        settings, found = checker.check(self._contents)
-        self._asked |= checker.schema_files
-        if settings is None:
-            raise ConfigError(found)
+        try:
+            settings, found = checker.check(self._contents)
+        finally:
+            self._asked |= checker.schema_files
         return Loaded(settings, composition, tuple(checker.routes), tuple(found), self._watched())
 
     def _overlay(self) -> Document | None:

@@ -12,7 +12,7 @@ import msgspec
 
 UNSETTLED = 2.0
 """Seconds: a file that was written so shortly before it was read may be written again without a trace in its times."""
-QUIET = 0.1
+QUIET = 0.2
 LONGEST_QUIET = 5.0
 
 

@@ -137,6 +137,6 @@ def test_a_failed_job_of_a_route_that_the_bootstrap_registers_can_be_retried(tmp
 
     run("dispatch", "raised")
     run("run-worker", "--stop-when-empty", "--concurrency", "1")
-    assert "1 jobs are queued again" in run("failed", "retry", "--all")
+    assert "queued again: 1 job" in run("failed", "retry", "--all")
     (tmp_path / "wiring.py").write_text("raise RuntimeError('broken')\n")
     assert "bootstrap fails" in run("status")
