@@ -102,7 +102,10 @@ class Document:
             return None
         text = self._written(node)
         if node.style in ("|", ">"):
-            return 0, 0, f"`{node.style}` is for texts of several lines: write this value on the line of its key"
+            return 0, 0, f"`{node.style}` makes a text with a line break of the lines below it: remove it"
+        start, end = node.start_mark, node.end_mark
+        if node.tag == PLAIN_TAG and end.line > start.line and ": " in self.source.line(start.line + 1)[: start.column]:
+            return 0, 0, f"the value goes on in line {end.line + 1}, because that is indented further than the key"
         if node.tag == PLAIN_TAG:
             # A plain value ends where a ` #` starts a comment, which is easily overlooked where no blank follows.
             rest = self.source.line(node.end_mark.line + 1)[node.end_mark.column :].strip()

@@ -181,7 +181,7 @@ class _Translation:
         if re.search(r"^[^#]*:\s*$", above) and _indentation(text) <= _indentation(above):
             hint = "put it on the line of its key, or indent it further than the key"
             return self._whole_line(number, "this stands below a key, but it is not indented", hint)
-        if match := re.match(r"""(\s*(?:- )*("[^"]*"|'[^']*'|[\w.-]+)):(\S.*)$""", text):
+        if match := re.match(r"""(\s*(?:- )*("[^"]*"|'[^']*'|[\w.-]+)):(?!//)(\S.*)$""", text):
             hint = f"write `{match[2]}: {match[3].rstrip()}`"
             return self._source.diagnostic(number, len(match[1]) + 1, 1, "a space is missing after the colon", hint)
         hint = "write `key: value`, or `key:` with its content below"
@@ -272,6 +272,8 @@ class _Translation:
         return False
 
     def no_content(self) -> Diagnostic:
+        if self._rest()[:1] in ("]", "}"):
+            return self._here(f"this `{self._rest()[0]}` closes nothing that is open here", "remove it")
         if "flow" not in self._context:
             hint = "indent it further than the `-` or the key that it belongs to"
             return self._whole_line(self._at[0], "this stands where a value should be", hint)
@@ -282,8 +284,6 @@ class _Translation:
             return self._here(
                 "a `-` inside of brackets", "between `[` and `]`, or `{` and `}`, only commas part entries"
             )
-        if rest[:1] in ("]", "}"):
-            return self._here(f"this `{rest[0]}` does not close what was opened", "brackets are closed in pairs")
         return self._here("a value is missing here", "write one, or `null`")
 
     def no_key(self) -> Diagnostic:
@@ -347,19 +347,24 @@ class _Translation:
         )
 
     def unknown_alias(self) -> Diagnostic:
-        match = re.match(r"\*[^\s,\]}]*", self._rest())
+        match = re.match(r"\*[\w-]*", self._rest())
         name = match.group()[1:] if match else ""
         hint = f"define it above with `&{name}`; if a text that starts with `*` is meant, put quotes around it"
         return self._here(f"the alias `*{name}` stands for nothing", hint, len(name) + 1)
 
     def escape(self) -> Diagnostic:
-        piece = self._rest()[:2]
-        return self._here(
-            f"unknown escape `{piece}` in double quotes", "write `\\\\` for a backslash, or use single quotes", 2
-        )
+        line, hint = self._line(), "write `\\\\` for a backslash, or use single quotes"
+        start = max(0, line.rfind("\\", 0, self._at[1]))
+        digits = {"x": 2, "u": 4, "U": 8}.get(line[start + 1 : start + 2], 0)
+        piece = line[start : start + 2 + digits].split('"')[0]
+        message = f"unknown escape `{piece}` in double quotes"
+        if digits:
+            message = f"`{piece}` stands for no character"
+            hint = f"`{piece[:2]}` takes {digits} hexadecimal digits; {hint}"
+        return self._source.diagnostic(self._at[0], start + 1, len(piece), message, hint)
 
     def duplicate_anchor(self) -> Diagnostic:
-        match = re.match(r"&[^\s,\]}]*", self._rest())
+        match = re.match(r"&[\w-]*", self._rest())
         name = match.group() if match else "&"
         place = self._source.related(*self._at, len(name), f"the anchor `{name}` is defined twice")
         first = self._source.related(*self._began, len(name), "first defined here")
@@ -385,7 +390,7 @@ class _Translation:
 
     def _first_line(self) -> int:
         lines = range(1, self._at[0] + 1)
-        return next(number for number in lines if re.match(r"\s*[^\s#%-]", self._source.line(number)))
+        return next((number for number in lines if re.match(r"\s*[^\s#%-]", self._source.line(number))), self._at[0])
 
     def nesting(self) -> Diagnostic:
         return self._here("nested far too deeply", "no setting needs more than 7 levels; is a bracket left open?")
@@ -395,6 +400,9 @@ class _Translation:
 
     def colon_not_allowed(self) -> Diagnostic:
         return self._here("a colon at the end of a value", "remove it, or put quotes around the value")
+
+    def question_mark(self) -> Diagnostic:
+        return self._here("a `?` before a blank starts a key in YAML", "put quotes around the whole value")
 
     def directive(self) -> Diagnostic:
         return self._there("this `%` line is not understood", "remove it", len(self._source.line(self._began[0])))
@@ -420,6 +428,7 @@ _TRANSLATIONS = (
     ("while scanning a quoted scalar", _Translation.open_quote),
     ("unknown escape character", _Translation.escape),
     ("did not find expected hexdecimal number", _Translation.escape),
+    ("invalid Unicode character escape code", _Translation.escape),
     ("did not find expected '-' indicator", _Translation.no_dash),
     ("undefined alias", _Translation.unknown_alias),
     ("while scanning an alias", _Translation.bad_name),
@@ -431,10 +440,12 @@ _TRANSLATIONS = (
     ("while scanning a directive", _Translation.directive),
     ("duplicate %", _Translation.directive),
     ("while scanning a %", _Translation.directive),
+    ("while parsing a %", _Translation.directive),
     ("while parsing a tag", _Translation.tag),
     ("undefined tag handle", _Translation.tag),
     ("while scanning a tag", _Translation.tag),
     ("while scanning a block scalar", _Translation.block_header),
+    ("mapping keys are not allowed", _Translation.question_mark),
     ("found unexpected ':'", _Translation.colon_not_allowed),
     ("did not find expected node content", _Translation.no_content),
     ("did not find expected <document start>", _Translation.text_after_end),

@@ -185,7 +185,9 @@ HANDLERS = ("extensions", "order.placed", "handlers")
         (("locks", "url"), False, (1, 1, "version")),
     ],
 )
-def test_every_path_has_a_place(document: Composition, path: tuple[str | int, ...], on_key: bool, place: object) -> None:
+def test_every_path_has_a_place(
+    document: Composition, path: tuple[str | int, ...], on_key: bool, place: object
+) -> None:
     found = document.report(Problem("wrong", "mend it", path, on_key=on_key))
     piece = found.excerpt[found.caret - 1 :][: found.length]
     assert (found.line, found.column, piece) == place
