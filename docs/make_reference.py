@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from router.config import schema_text
+from router.config.lint import CODES
 from router.config.schema import joined
 
 SCHEMA: dict[str, Any] = msgspec.json.decode(schema_text())
@@ -31,6 +32,15 @@ Made from [its JSON Schema](../schemas/extensions.schema.json) by `make referenc
   `router schema > extensions.schema.json` writes that file.
 
 Each example is a whole file, with every key of its section that has no section of its own.
+"""
+WARNINGS = """\
+## Warnings
+
+What is legal but probably wrong. A comment `# router: ignore[CODE]` silences it: on the line that the warning names,
+or alone on the line above. `router validate --strict` makes all of them mistakes.
+
+| code | what it is about |
+| --- | --- |
 """
 
 
@@ -108,6 +118,7 @@ def page() -> str:
             if home[value["$ref"]] is not section
         }
         parts.append(_part(section, elsewhere))
+    parts.append(WARNINGS + "".join(f"| `{code}` | {about} |\n" for code, about in CODES.items()))
     return "\n".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -32,6 +33,9 @@ def config(
         return
     text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
     typer.echo(_annotated(text, composition) if origins else text, nl=False)
+
+
+_VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -93,11 +97,11 @@ def _leaves(node: Node | None, path: Path) -> Iterator[tuple[Path, Node]]:
 
 
 def _origin(path: Path, composition: Composition) -> str:
-    """``extensions.yaml:3``, and the reference to the environment if there is one."""
+    """``extensions.yaml:3, $VARIABLE``: the place, and what of the environment is in the value."""
     document, inner = composition.place(path)
     place = document.note(inner, "")
-    written = document.written(inner)
-    return f"{place.file}:{place.line}" + (f" ({mask_url(written)})" if written else "")
+    variables = _VARIABLE.findall(document.written(inner) or "")
+    return ", ".join([f"{place.file}:{place.line}", *(f"${name}" for name in variables)])
 
 
 def _origins(data: object, composition: Composition, path: Path = ()) -> Iterator[dict[str, Any]]:

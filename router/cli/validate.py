@@ -73,6 +73,7 @@ def _ask_broker(checked: Checked, loaded: Loaded) -> Checked:
     settings, found = loaded.settings, [*checked.diagnostics]
     connection = connect(settings.broker_url, settings.namespace, settings.locks_url)
     try:
+        connection.counts(compile_table(settings).queues())  # is it there at all?
         for path, route in loaded.routes:
             for objection in connection.objections(route.options.timeout) if route.options else ():
                 hint = f"shorten this timeout of {format_duration(route.options.timeout)}" if route.options else None

@@ -41,9 +41,16 @@ class Loaded:
 def find(path: str | None = None, *, environ: Mapping[str, str] | None = None) -> Path:
     """The file to use: ``path``, else ``$ROUTER_CONFIG``, else the first default place where there is one.
 
-    Raises ConfigNotFound, which says where it looked.
+    Raises ConfigNotFound, which says where it looked; also where ``$ROUTER_ENV`` names an overlay that is not there.
     """
     environ = os.environ if environ is None else environ
+    file = _find(path, environ)
+    if env := environ.get(ENV_VARIABLE):
+        _existing_overlay(str(file), env)
+    return file
+
+
+def _find(path: str | None, environ: Mapping[str, str]) -> Path:
     if path:
         return _existing(path, "")
     if named := environ.get(VARIABLE):
@@ -102,18 +109,7 @@ class _Loading:
         return Loaded(settings, composition, tuple(checker.routes), tuple(found), self._watched())
 
     def _overlay(self) -> Document | None:
-        if self._env is None:
-            return None
-        known = overlays(self._file)
-        there = f"it has overlays for {', '.join(known)}" if known else "it has no overlay"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self._env):
-            raise ConfigNotFound(
-                f"{self._env!r} is no name of an environment: use letters, digits, `_` and `-`; {there}"
-            )
-        try:
-            return self._read(overlay_path(self._file, self._env))
-        except ConfigNotFound as error:
-            raise ConfigNotFound(f"{error}\n{self._file} has no overlay for {self._env!r}; {there}") from None
+        return None if self._env is None else self._read(_existing_overlay(self._file, self._env))
 
     def _read(self, file: str) -> Document:
         path = os.path.abspath(file) if "\0" not in file else file
@@ -133,6 +129,15 @@ class _Loading:
 
     def _watched(self) -> Watched:
         return Watched(self._asked, self._globs)
+
+
+def _existing_overlay(file: str, env: str) -> str:
+    path = overlay_path(file, env)
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", env) and os.path.lexists(path):
+        return path
+    known = ", ".join(overlays(file))
+    there = f"it has overlays for {known}" if known else "it has no overlay"
+    raise ConfigNotFound(f"{file} has no overlay for the environment {env!r} (that would be {path!r}); {there}")
 
 
 def _existing(path: str, origin: str) -> Path:

@@ -1,7 +1,7 @@
-"""docs/getting-started.md, replayed: from a wheel in an environment of its own, away from the checkout.
+"""Pages of docs/, replayed, with every command, every file and every edit that they show.
 
-``ROUTER_WRITE_CASES=1 pytest tests/acceptance/test_getting_started.py`` writes what the commands say now into the page;
-read it as a newcomer would before committing it.
+``ROUTER_WRITE_CASES=1 pytest tests/acceptance/test_pages.py`` writes what the commands say now into the pages; read
+them as a newcomer would before committing them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import pytest
 
 from tests.app import ROOT, WorkerProcess
 
-PAGE = ROOT / "docs" / "getting-started.md"
+DOCS = ROOT / "docs"
 REWRITE = "ROUTER_WRITE_CASES"
 GIVEN = ("pip install extension-router", "router init")
 SHOWN_FOLDER = "/home/you/shop"
 DEADLINE = 40.0
 
-BLOCK = re.compile(r"^```(console worker|console|diff \S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console worker|console|diff \S+|yaml \S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 DIFFERS = [
     (r"\d\d:\d\d:\d\d\.\d{3}", "TIME"),
@@ -51,10 +51,11 @@ def same(text: str) -> str:
 
 @dataclass
 class Session:
-    """A newcomer's two terminals."""
+    """A newcomer's two terminals. ``strict``: only commands that were printed before are used."""
 
     folder: Path
     scripts: Path
+    strict: bool = False
     said: list[str] = field(default_factory=list)
     worker: WorkerProcess | None = None
     heard: int = 0
@@ -68,6 +69,10 @@ class Session:
         match kind.split():
             case ["diff", name]:
                 self.edit(self.folder / name, body)
+                return body
+            case ["yaml", name]:
+                (self.folder / name).parent.mkdir(exist_ok=True)
+                (self.folder / name).write_text(body)
                 return body
             case ["console", "worker"]:
                 return self.hear(body)
@@ -96,7 +101,7 @@ class Session:
 
     def was_printed(self, command: str) -> None:
         printed = any(command in line for text in self.said for line in text.splitlines())
-        assert command in GIVEN or printed, f"nobody has printed `{command}` before"
+        assert not self.strict or command in GIVEN or printed, f"nobody has printed `{command}` before"
 
     def hear(self, body: str) -> str:
         """Wait until the worker has said what the block shows; what it has said since the block before."""
@@ -153,11 +158,10 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "venv" / "bin"
 
 
-def test_the_page_is_what_happens(scripts: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    page = PAGE.read_text()
-    session = Session(folder, scripts)
+def replay(name: str, session: Session) -> None:
+    """Do what the page shows, and compare what is said."""
+    page = (DOCS / name).read_text()
+    session.folder.mkdir()
     replayed, position = "", 0
     try:
         for block in BLOCK.finditer(page):
@@ -174,7 +178,16 @@ def test_the_page_is_what_happens(scripts: Path, tmp_path: Path) -> None:
         if session.worker is not None:
             session.worker.end()
     if os.environ.get(REWRITE):
-        PAGE.write_text(replayed + page[position:])
+        (DOCS / name).write_text(replayed + page[position:])
+
+
+def test_getting_started_begins_with_a_wheel_and_uses_what_was_printed(scripts: Path, tmp_path: Path) -> None:
+    replay("getting-started.md", Session(tmp_path / "shop", scripts, strict=True))
+
+
+@pytest.mark.parametrize("name", ["composition.md"])
+def test_a_guide_shows_what_happens(name: str, tmp_path: Path) -> None:
+    replay(name, Session(tmp_path / "shop", Path(sys.executable).parent))
 
 
 def test_the_starter_passes_its_own_test(tmp_path: Path) -> None:
