@@ -153,7 +153,7 @@ class Composition:
         for key, value in given.items():
             present, at = there.value.get(key), (*path, key)
             if isinstance(value, dict) and (isinstance(present, dict) or (present is None and at[0] == "extensions")):
-                if present is None and path and self._is_no_point(key, value, there.value, document):
+                if present is None and path == ("extensions",) and self._is_no_point(key, value, there.value, document):
                     continue
                 if present is None:
                     there.put(key, {}, (document, at))

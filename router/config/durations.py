@@ -10,6 +10,7 @@ from router.config.settings import MAX_WAIT
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 FORMS = "write a number of seconds, or a number with a unit: `500ms`, `10s`, `5m`, `2h`, `1d`"
+_TOO_LONG = "is longer than 365 days, the longest that is allowed"
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 _PIECE = r"([0-9]+(?:[.,][0-9]+)?)\s*([A-Za-z]+)\.?"
@@ -60,7 +61,7 @@ def parse_duration(value: object) -> float:
     if seconds < 0:
         raise DurationError("must not be negative", None)
     if seconds > MAX_WAIT:
-        raise DurationError("is longer than 365 days, the longest that is allowed", None)
+        raise DurationError(_TOO_LONG, None)
     return seconds
 
 
@@ -93,6 +94,8 @@ def _what_is_wrong(text: str) -> DurationError:
     if re.fullmatch(r"-[0-9.]+\s*[a-z]*", text):
         return DurationError("must not be negative", None)
     if (seconds := _seconds_meant(text)) is not None:
+        if seconds > MAX_WAIT:
+            return DurationError(_TOO_LONG, None)
         several = len(re.findall(_PIECE, text)) > 1
         message = "is not a duration in a single unit" if several else "is not a duration as it is written here"
         return DurationError(message, f"write `{format_duration(seconds)}`")

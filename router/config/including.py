@@ -75,7 +75,7 @@ class Includer:
             return
         if real in self._known:
             first = self._known[real]
-            self._unused(place, f"`{file}` is included already", first)
+            self._unused(place, f"`{_shown(file, place)}` is included already", first)
             return
         if len(self._known) > MAX_FILES:
             self._mistake(place, f"more than {MAX_FILES:,} files are included", "is this the right pattern?")
@@ -83,27 +83,28 @@ class Includer:
         self._known[real] = place
         if os.path.isdir(real):
             pattern = os.path.join(os.path.normpath(file), "*.yaml")
-            self._mistake(place, f"`{file}` is a directory, not a file", f"`{pattern}` includes all files in it")
+            hint = f"`{pattern}` includes all files in it"
+            self._mistake(place, f"`{_shown(file, place)}` is a directory, not a file", hint, derived=True)
             return
         try:
             document = self._read(file)
         except ConfigNotFound:
             guess = _similar(file, str(place[0].folder))
             hint = f"did you mean `{guess}`?" if guess else f"it is relative to {place[0].folder}"
-            self._mistake(place, f"there is no file `{os.path.normpath(file)}`", hint, derived=guess is not None)
+            self._mistake(place, f"there is no file `{_shown(file, place)}`", hint, derived=guess is not None)
             return
         except ConfigError as error:
             self._composition.mistakes += error.diagnostics
             return
         if isinstance(document.data, dict) and not {"extensions", "queues", "include"} & document.data.keys():
-            self._unused(place, f"`{file}` has neither `extensions` nor `queues`")
+            self._unused(place, f"`{_shown(file, place)}` has neither `extensions` nor `queues`")
         self._composition.add(document)
         self._follow(document, (*chain, _Open(real, place)))
 
     def _cycle(self, file: str, real: str, place: Place, chain: tuple[_Open, ...]) -> None:
         start = next(number for number, opened in enumerate(chain) if opened.real == real)
         places = [opened.place for opened in chain[start + 1 :] if opened.place is not None]
-        message = f"`{os.path.normpath(file)}` includes itself" + (", through this file" if places else "")
+        message = f"`{_shown(file, place)}` includes itself" + (", through this file" if places else "")
         notes = [document.note(path, "included here") for document, path in places]
         problem = Problem(message, "remove one of these includes" if places else "remove it")
         self._composition.mistakes.append(reported(problem, place, notes))
@@ -115,6 +116,12 @@ class Includer:
 
     def _mistake(self, place: Place, message: str, hint: str, *, derived: bool = False) -> None:
         self._composition.mistakes.append(reported(Problem(message, hint, derived=derived), place, ()))
+
+
+def _shown(file: str, place: Place) -> str:
+    """The name of a file in a message; as it was asked for, if the environment has a part in it."""
+    document, path = place
+    return document.written(path) or os.path.normpath(file)
 
 
 def _similar(file: str, folder: str) -> str | None:

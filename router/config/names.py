@@ -16,6 +16,8 @@ _SEPARATOR = re.compile(r"\s*(?:::+|->|[:#@])\s*")
 MAX_NAME = 100
 MAX_POINT = 200
 MAX_ID = 200
+MAX_MEANT = 300
+"""Longest text of which we guess what was meant by it."""
 
 
 def import_path_problem(label: str, text: str) -> Problem | None:
@@ -24,7 +26,7 @@ def import_path_problem(label: str, text: str) -> Problem | None:
     if colon and _dotted(module) and _dotted(attribute):
         return None
     hint, derived = f"for example `{_EXAMPLES.get(label, 'shop.mail:send')}`", False
-    file = _FILE.fullmatch(text) if "/" in text else None
+    file = _FILE.fullmatch(text) if "/" in text and len(text) <= MAX_MEANT else None
     if rewritten := _import_path_meant(text):
         hint, derived = f"did you mean `{rewritten}`?", True
     elif colon and not attribute:
@@ -39,6 +41,8 @@ def import_path_problem(label: str, text: str) -> Problem | None:
 
 
 def _import_path_meant(text: str) -> str | None:
+    if len(text) > MAX_MEANT:
+        return None
     text = re.sub(r"\(.*\)$", "", text.strip().replace("\\", "/"))
     if imported := _IMPORT.fullmatch(text):
         text = f"{imported[1]}:{imported[2]}"

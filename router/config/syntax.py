@@ -234,8 +234,10 @@ class _Translation:
             return self._here(f"this `{rest[0]}` does not close the `{opening}` of {self._place_of_opening()}", hint)
         if rest.strip() and (self._at[0] == self._began[0] or self._is_closed()):
             hint = f"the `{opening}` was opened in {self._place_of_opening()}"
-            word = re.search(r"\S*$", self._before()) if rest.startswith(":") else None
-            start, length = (word.start() + 1, len(word.group())) if word else (self._at[1], 1)
+            start, length = self._at[1], 1
+            if rest.startswith(":"):
+                start = max(map(self._before().rfind, " \t")) + 2
+                length = self._at[1] - start
             if comment := self._slashes():
                 return self._source.diagnostic(*comment, 2, "`//` starts no comment in YAML", "write `#` instead")
             message = f"a comma or the closing `{closing}` is missing before this"

@@ -19,7 +19,7 @@ _URL_START = re.compile(
 )
 _SECRET_PARAMETER = re.compile(r"[?&](?:password|passwd|pwd|secret|token)=([^&\s\"'#]+)", re.IGNORECASE)
 _SECRET_KEY = re.compile(
-    r"(?m)(?:^|[{,])\s*(?:- )*[\"']?(?:password|passwd|pwd|secret|token)[\"']?\s*:\s+(?!\$\{)"
+    r"(?m)(?:^|[{,])[ \t]*(?:- )*[\"']?(?:password|passwd|pwd|secret|token)[\"']?[ \t]*:[ \t]+(?!\$\{)"
     r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',{}#][^\n,}]*)",
     re.IGNORECASE,
 )

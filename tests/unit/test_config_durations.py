@@ -83,3 +83,27 @@ def test_anything_is_a_duration_or_a_value_error(value: object) -> None:
 )
 def test_durations_are_shown_in_the_largest_unit_that_fits(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("10 s", "10s"), ("10sec", "10s"), ("1h30m", "90m"), ("1 hour and 30 minutes", "90m"), ("1h, 5min", "65m"),
+        ("2 weeks", "14d"), ("PT10S", "10s"), ("p1dt12h", "36h"), ("1_000", "1000s"), ("1,5", "1500ms"), ("+5", "5s"),
+    ],
+)  # fmt: skip
+def test_what_was_meant_is_proposed(text: str, meant: str) -> None:
+    with pytest.raises(DurationError) as caught:
+        parse_duration(text)
+    assert caught.value.hint in (f"write `{meant}`", f"write `{format_duration(parse_duration(meant))}`")
+
+
+@given(st.text("0123456789 .,:_+-smhdwPT", max_size=12) | st.text(max_size=60))
+def test_what_is_proposed_is_a_duration(text: str) -> None:
+    try:
+        parse_duration(text)
+    except DurationError as error:
+        proposed = (error.hint or "").partition("write `")[2].partition("`")[0]
+    else:
+        return
+    assert not proposed or parse_duration(proposed) > 0 or "0" in text

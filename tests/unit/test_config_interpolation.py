@@ -119,6 +119,8 @@ def test_no_value_of_the_environment_injects_yaml(tmp_path: Path) -> None:
         "async: {backoff: ['${SECRET}']}",
         "async: {backoff_strategy: '${SECRET}'}",
         "pythonpath: ${SECRET}",
+        "include: ['${SECRET}']",
+        "include: ['none/../${SECRET}']",
         "async: {uniqueJob: '${SECRET}'}",
         "extensions: {a: {handlers: ['${SECRET}']}}",
         "extensions: {a: {event: '${SECRET}'}}",

@@ -29,6 +29,13 @@ from router.config.urls import absolute_url, broker_problem, locks_problem
         ("sqlite:///a:b@c.db", "sqlite:///a:b@c.db"),
         ("memory://", "memory://"),
         ("plain text: a@b", "plain text: a@b"),
+        ("  password: hunter2", "  password: ***"),
+        ("broker: {user: a, password: 'a, b', host: c}", "broker: {user: a, password: ***, host: c}"),
+        ('{"secret": "hunter2"}', '{"secret": ***}'),
+        ("  - token: two words", "  - token: ***"),
+        ("password: ${PASSWORD}", "password: ${PASSWORD}"),
+        ("unexpected token: x", "unexpected token: x"),
+        ("password:\n  url: x", "password:\n  url: x"),
     ],
 )
 def test_passwords_are_masked_and_nothing_else(url: str, masked: str) -> None:
@@ -81,7 +88,7 @@ def test_brokers_that_exist_are_accepted(url: str) -> None:
     "url",
     ["", "localhost", "amqp:h", "amqp://", "amqp://:5672", "amqp://h:x", "amqp://h:99999", "amqp://u:p/q@h", "sqlite://a.db",
      "sqlite:///", "sqlite:///:memory:", "sqlite:///a.db?mode=ro", "sqlite:///dir/", "memory://x", "kafka://h", "amqp://[::1",
-     "amqp://a,amqp://b"],
+     "amqp://a,amqp://b", "amqp://a;amqp://b", "amqp://a,b/", "amqp://a b", "amqp:/a", "memory", "router.db"],
 )  # fmt: skip
 def test_brokers_that_cannot_work_are_refused(url: str) -> None:
     assert broker_problem(url)
