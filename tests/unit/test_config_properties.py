@@ -355,6 +355,17 @@ def _changed_data(draw: st.DrawFn) -> dict[str, Any]:
     return json.loads(json.dumps(data))  # type: ignore[no-any-return]
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_changed_data(), _changed_data(), st.booleans())
+def test_data_that_is_put_together_loads_or_is_explained(
+    folder: Path, main: dict[str, Any], other: dict[str, Any], overlay: bool
+) -> None:
+    file = _written(folder, extensions=json.dumps(main | {"include": [] if overlay else ["points/*.yaml"]}).encode())
+    kept = other if overlay else {key: other[key] for key in ("queues", "extensions") if key in other}
+    (folder / (OVERLAY if overlay else INCLUDED)).write_text(json.dumps(kept))
+    _explained(file, "production" if overlay else None)
+
+
 PUBLISHED = Draft7Validator(json.loads(schema_text()))
 
 BEYOND_SCHEMA = {
