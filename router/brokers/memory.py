@@ -54,6 +54,15 @@ class _Row:
         return (self.available_at, self.serial) < (other.available_at, other.serial)
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job that is handed out to nobody. ``available_at``: when it is due, in seconds since the epoch."""
+
+    queue: str
+    body: bytes
+    available_at: float
+
+
 class _Store:
     """All the state; its methods are called with ``mutex`` held."""
 
@@ -161,6 +170,18 @@ class MemoryBroker:
         with self._store.mutex:
             self._store.add(batch, self._now())
         return Receipt(tuple(dict.fromkeys(out.id for out in batch)))
+
+    def waiting(self) -> list[Waiting]:
+        """The jobs that are handed out to nobody, the next one first: by when they are due, then as they came."""
+        with self._store.mutex:
+            rows = sorted(row for heap in self._store.waiting.values() for row in heap)
+            return [Waiting(row.queue, row.body, row.available_at) for row in rows]
+
+    def next_waiting(self) -> Waiting | None:
+        """The first of `waiting`."""
+        with self._store.mutex:
+            row = min((heap[0] for heap in self._store.waiting.values() if heap), default=None)
+            return None if row is None else Waiting(row.queue, row.body, row.available_at)
 
     def consumer(self, name: str) -> MemoryConsumer:
         return MemoryConsumer(self._store, name, self._locks, self._now)
