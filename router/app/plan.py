@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from router.app.context import Context, current_job
 from router.config.settings import AsyncOptions, OnError, Point, Route
 from router.errors import InvalidPayload, RouterError
@@ -67,11 +65,9 @@ class Plan:
 
 
 def _check(validator: Validator, data: bytes, point: str) -> None:
-    from jsonschema.exceptions import best_match
+    from router.routing.payloads import check_schema  # only where there is a schema
 
-    error = best_match(validator.iter_errors(msgspec.json.decode(data)))
-    if error is not None:
-        raise InvalidPayload(f"{point}: the payload does not fit the schema: {error.json_path}: {error.message}")
+    check_schema(validator, data, point)
 
 
 def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler]) -> Plan:

@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from router.config import wording
-from router.config.problems import Problem
+from router.config.problems import Problem, closest, did_you_mean
+from router.config.wording import kind
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 MAX_BYTES = 8 * 1024 * 1024
+
+MAX_ALTERNATIVES = 8
+"""How many of the values that would do are named."""
+
+MAX_VALUE = 40
+"""Characters of a value that are shown."""
+
+TYPE_WORDS = {
+    "string": "text",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "object": "a mapping",
+    "array": "a list",
+    "null": "null",
+}
+
+_MAX_ERRORS = 1000
+_MAX_SHOWN = 5
+_WORDS = {**TYPE_WORDS, "object": "an object"}
+_PYTHON_TYPES = {
+    **dict.fromkeys(("int", "long"), "integer"),
+    **dict.fromkeys(("float", "decimal", "double"), "number"),
+    **dict.fromkeys(("str", "text", "date", "datetime", "uuid"), "string"),
+    **dict.fromkeys(("list", "tuple", "set"), "array"),
+    **dict.fromkeys(("dict", "mapping", "map"), "object"),
+    **dict.fromkeys(("none", "nil"), "null"),
+    "bool": "boolean",
+}
+_DRAFT_4 = (
+    'it is a number; `true` is draft 4, which a schema names: `"$schema": "http://json-schema.org/draft-04/schema#"`'
+)
+_HINTS: Mapping[object, str] = {
+    ("required", bool): '`required` stands beside `properties` and lists their names: `"required": ["order_id"]`',
+    ("items", list): "since draft 2020-12 a list of schemas, one for each item, is called `prefixItems`",
+    ("exclusiveMinimum", bool): _DRAFT_4,
+    ("exclusiveMaximum", bool): _DRAFT_4,
+    "required": 'for example `"required": ["order_id"]`',
+    "properties": 'for example `"properties": {"order_id": {"type": "integer"}}`',
+    "enum": 'for example `"enum": ["new", "paid"]`',
+}
+_REGEX_HINT = (
+    "it is read by Python's `re`, which differs from JavaScript: no `\\p{…}`, and named groups are `(?P<name>…)`"
+)
+_SCHEMA_HINT = 'a schema is an object, for example `{"type": "string"}`'
+_REF_STANDS_ALONE = ("draft-03", "draft-04", "draft-06", "draft-07")
+_Mistake = tuple[str, str | None]
+"""What is wrong, and a hint."""
 
 
 class PayloadSchemas:
@@ -20,11 +76,8 @@ class PayloadSchemas:
         self._read: dict[str, tuple[dict[str, Any] | bool | None, Problem | None]] = {}
         self.contents: list[bytes] = []
         """The bytes of the files read, in the order in which they were first asked for."""
-
-    @property
-    def paths(self) -> list[str]:
-        """The files that were asked for."""
-        return [*self._read]
+        self.digests: dict[str, str | None] = {}
+        """Each path that was asked for, and the SHA-256 of what was read there; None: nothing."""
 
     def get(self, path: str) -> tuple[dict[str, Any] | bool | None, Problem | None]:
         """The schema in the file at this absolute path, or what is wrong with it."""
@@ -33,6 +86,7 @@ class PayloadSchemas:
         return self._read[path]
 
     def _load(self, path: str) -> tuple[dict[str, Any] | bool | None, Problem | None]:
+        self.digests[path] = None
         try:
             with Path(path).open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
@@ -44,6 +98,7 @@ class PayloadSchemas:
         if len(content) > MAX_BYTES:
             return None, Problem(f"`{path}` is larger than {MAX_BYTES // 1024 // 1024} MiB")
         self.contents.append(content)
+        self.digests[path] = hashlib.sha256(content).hexdigest()
         if not content.strip():
             return None, Problem(f"`{path}` is empty", "the smallest schema is `{}`, which any payload fits")
         try:
@@ -58,19 +113,224 @@ class PayloadSchemas:
         return (None, problem) if problem else (schema, None)
 
 
+def type_words(types: Iterable[str], words: Mapping[str, str] = TYPE_WORDS) -> str:
+    """JSON Schema's names of types as people say them: ``an integer or null``."""
+    return alternatives([words.get(name, f"`{name}`") for name in types])
+
+
+def alternatives(items: Sequence[str]) -> str:
+    """``a``, ``a or b``, ``a, b or c``; of many, the first ones."""
+    if len(items) > MAX_ALTERNATIVES:
+        items = [*items[: MAX_ALTERNATIVES - 1], f"one of {len(items) - MAX_ALTERNATIVES + 1} others"]
+    return " or ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
+
+
+def short(value: object) -> str:
+    """``value`` in little more than `MAX_VALUE` characters; mappings and lists are named, not shown."""
+    if isinstance(value, str):
+        shown = msgspec.json.encode(value[:MAX_VALUE].encode("utf-8", "replace").decode()).decode()
+        return shown if len(value) <= MAX_VALUE else f'{shown[:-1]}…"'
+    if isinstance(value, dict | list):
+        return f"{'a' if value else 'an empty'} {'mapping' if isinstance(value, dict) else 'list'}"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, int | float):
+        shown = repr(value)
+        return shown if len(shown) <= MAX_VALUE else f"{shown[:MAX_VALUE]}…"
+    return kind(value)
+
+
+def there(value: object) -> str:
+    """What ``value`` is, where something of another kind is wanted: ``text ("seven")``."""
+    if isinstance(value, str):
+        return f"text ({short(value)})" if value else "empty text"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"a number ({short(value)})"
+    return short(value)
+
+
 def _schema_problem(schema: dict[str, Any] | bool, path: str) -> Problem | None:
+    """What is wrong with ``schema``: all of it in one problem, because the file that names it has one place for it."""
+    try:
+        found = list(dict.fromkeys(_mistakes(schema)))
+    except RecursionError:
+        found = [("it is nested too deeply", None)]
+    except Exception as error:  # noqa: BLE001 - jsonschema fails in many ways on what its own checks let pass
+        found = [(f"{type(error).__name__}: {error}"[:100], None)]
+    if not found:
+        return None
+    (text, hint), *others = found
+    if others:  # each hint beside what it is about
+        texts = [text + (f": {hint}" if hint else "") for text, hint in found[:_MAX_SHOWN]]
+        texts += [f"and {len(found) - _MAX_SHOWN} more"] if len(found) > _MAX_SHOWN else []
+        text, hint = "; ".join(texts), None
+    return Problem(f"`{path}` is not a valid JSON Schema: {text}", hint)
+
+
+def _mistakes(schema: dict[str, Any] | bool) -> Iterator[_Mistake]:
     from jsonschema import Draft202012Validator  # slow to import, and only needed where a file is read
-    from jsonschema.exceptions import SchemaError, UnknownType
     from jsonschema.validators import validator_for
-    from referencing.exceptions import Unresolvable
+
+    if isinstance(schema, bool):
+        return
+    named = isinstance(schema.get("$schema", ""), str)
+    draft = validator_for(cast(Any, schema if named else {}), default=Draft202012Validator)
+    found = [_worded(error) for error in _errors(schema, draft)] or list(_References(schema, draft).mistakes())
+    yield from found
+    if not found and _is_endless(schema, draft):
+        yield "it refers to itself without end", None
+
+
+def _errors(schema: Any, draft: Any) -> list[ValidationError]:
+    """The first errors of ``schema`` against the schema of its draft; ``check_schema`` tells only one."""
+    from jsonschema.validators import validator_for
+
+    meta: Any = validator_for(draft.META_SCHEMA, default=draft)
+    checker = meta(draft.META_SCHEMA, format_checker=meta.FORMAT_CHECKER)
+    found: list[ValidationError] = list(islice(checker.iter_errors(schema), _MAX_ERRORS))
+    # In the order of jsonschema, which goes through some keywords as a set, each run would tell something else.
+    return sorted(found, key=lambda error: [str(step) for step in error.absolute_path])
+
+
+def _worded(error: ValidationError, above: str = "") -> _Mistake:
+    """``above``: the place of the schema in which the path of the error begins."""
+    while error.context:  # of a value that may have several forms, the form that it is nearest to
+        error = max(error.context, key=lambda one: (len(one.path), one.validator in ("enum", "const")))
+    path, value, wanted = [*error.absolute_path], cast(Any, error.instance), cast(Any, error.validator_value)
+    hint = None
+    match error.validator:
+        case "type":
+            types = [wanted] if isinstance(wanted, str) else list(wanted)
+            wants = "a schema" if {"object", "boolean"} <= {*types} else type_words(types, _WORDS)
+            text = f"must be {wants}, not {there(value)}"
+            if "object" in types and isinstance(value, str) and value in TYPE_WORDS:
+                hint = f'write `{{"type": "{value}"}}`'
+            elif path:
+                hint = _HINTS.get((path[-1], type(value))) or _HINTS.get(path[-1])
+            hint = hint or (_SCHEMA_HINT if wants == "a schema" else None)
+        case "enum":
+            text = f"must be {alternatives([f'`{one}`' for one in wanted])}, not {short(value)}"
+            hint = did_you_mean(_PYTHON_TYPES.get(value.lower(), value), wanted) if isinstance(value, str) else None
+        case "format" if wanted == "regex":
+            path += [value] if path[-1:] == ["patternProperties"] else []
+            text, hint = _no_regex(error.cause)
+        case "minimum" | "exclusiveMinimum":
+            text = f"must be {'at least' if error.validator == 'minimum' else 'more than'} {wanted}, not {short(value)}"
+        case "uniqueItems":
+            text = "must not have the same entry twice"
+        case "minItems":
+            text = "must not be empty"
+        case _:
+            text = f"must not be {short(value)}"
+    return f"`{_pointer(above, path)}` {text}", hint
+
+
+def _no_regex(error: object) -> _Mistake:
+    foreign = any(words in str(error) for words in ("bad escape", "unknown extension"))
+    return f"is no regular expression: {error}", _REGEX_HINT if foreign else None
+
+
+class _References:
+    """Follows every reference of a schema. What stands in other documents is passed over: nothing is fetched."""
+
+    def __init__(self, schema: dict[str, Any], draft: Any) -> None:
+        from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
+        from referencing.jsonschema import specification_with
+
+        self._draft = draft
+        self._specification = specification_with(draft.ID_OF(draft.META_SCHEMA))
+        objects = list(_objects(schema))
+        self._places = {id(found): place for found, place in objects}
+        # Some part of the schema may say where it stands on the web, so that relative references lead there.
+        self._has_address = any(_is_absolute(found.get(key)) for found, _ in objects for key in ("$id", "id"))
+        self._seen: set[int] = set()
+        root: Any = self._specification.create_resource(schema)
+        self._schemas = deque([(schema, REGISTRY.resolver_with_root(root))])
+        self._targets: deque[tuple[Any, Any]] = deque()
+
+    def mistakes(self) -> Iterator[_Mistake]:
+        """References that lead nowhere, and what is wrong where they lead to what nobody has taken for a schema yet."""
+        while self._schemas or self._targets:
+            checked = bool(self._schemas)
+            schema, resolver = self._schemas.popleft() if checked else self._targets.popleft()
+            if id(schema) not in self._places or id(schema) in self._seen:
+                continue
+            self._seen.add(id(schema))
+            wrong = (
+                [] if checked else [_worded(error, self._places[id(schema)]) for error in _errors(schema, self._draft)]
+            )
+            yield from wrong or self._in(schema, resolver)
+
+    def _in(self, schema: dict[str, Any], resolver: Any) -> Iterator[_Mistake]:
+        resource = self._specification.create_resource(schema)
+        resolver = resolver.in_subresource(resource)
+        for keyword in ("$ref", "$dynamicRef"):
+            if isinstance(reference := schema.get(keyword), str):
+                yield from self._follow(reference, resolver, _pointer(self._places[id(schema)], (keyword,)))
+        if "$ref" in schema and self._specification.name in _REF_STANDS_ALONE:
+            return
+        for pattern in schema.get("patternProperties", ()):  # which the schemas of old drafts let pass
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                place = _pointer(self._places[id(schema)], ("patternProperties", pattern))
+                text, hint = _no_regex(error)
+                yield f"`{place}` {text}", hint
+        self._schemas.extend((each.contents, resolver) for each in resource.subresources())
+
+    def _follow(self, reference: str, resolver: Any, place: str) -> Iterator[_Mistake]:
+        from referencing.exceptions import Unresolvable
+
+        try:
+            target = resolver.lookup(reference)
+        except (Unresolvable, LookupError, ValueError, TypeError) as error:
+            if type(error) is not Unresolvable:
+                yield f"`{place}` leads nowhere: the file has no {short(reference)}", self._nearest(reference)
+            elif not _is_absolute(reference) and not self._has_address:
+                hint = 'put what it names under `$defs`, and refer to it by `"$ref": "#/$defs/NAME"`'
+                yield f"`{place}` leads to another file, {short(reference)}, which is not read", hint
+        else:
+            self._targets.append((target.contents, target.resolver))
+            if not isinstance(target.contents, dict | bool):
+                yield f"`{place}` must lead to a schema, not to {there(target.contents)}", None
+
+    def _nearest(self, reference: str) -> str | None:
+        """The definition that is probably meant."""
+        places = [place for place in self._places.values() if place.split("/")[-2:-1] in (["$defs"], ["definitions"])]
+        names = {place.rsplit("/", 1)[1]: place for place in places}
+        name = closest(re.split("[/#]", reference)[-1], names)
+        if name:
+            return f"did you mean `#{names[name]}`?"
+        known = ", ".join(f"`#{place}`" for place in places[:MAX_ALTERNATIVES])
+        return f"known here: {known}" if known else None
+
+
+def _is_endless(schema: dict[str, Any], draft: Any) -> bool:
+    """Whether not even ``{}`` can be checked, because the schema comes back to itself before it looks at any value."""
+    from jsonschema_specifications import REGISTRY
 
     try:
-        validator_for(schema, default=Draft202012Validator).check_schema(cast(Any, schema))
-    except SchemaError as error:
-        place = "".join(f"/{step}" for step in error.absolute_path) or "/"
-        value = msgspec.json.encode(error.instance).decode()
-        shown = value if len(value) <= 60 else wording.kind(error.instance)
-        return Problem(f"`{path}` is not a valid JSON Schema: {shown} is not allowed at `{place}`")
-    except (RecursionError, UnknownType, Unresolvable, TypeError, ValueError) as error:
-        return Problem(f"`{path}` is not a valid JSON Schema: {type(error).__name__}")
-    return None
+        next(draft(schema, registry=REGISTRY).iter_errors({}), None)
+    except RecursionError:
+        return True
+    except Exception:  # noqa: BLE001 - what else is wrong shows when a payload comes, and may depend on it
+        return False
+    return False
+
+
+def _is_absolute(reference: object) -> bool:
+    return isinstance(reference, str) and re.match("[A-Za-z][A-Za-z0-9+.-]*:", reference) is not None
+
+
+def _objects(value: object, place: str = "") -> Iterator[tuple[dict[str, Any], str]]:
+    """Each object in ``value``, and the JSON pointer that leads to it."""
+    if isinstance(value, dict):
+        yield value, place
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(cast("list[Any]", value)):
+        if isinstance(inner, dict | list):
+            yield from _objects(inner, _pointer(place, (key,)))
+
+
+def _pointer(above: str, path: Iterable[str | int]) -> str:
+    steps = (str(step).replace("~", "~0").replace("/", "~1") for step in path)
+    return "/".join((above, *steps)) or "/"

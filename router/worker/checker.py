@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import msgspec
 
 from router.app.default import set_default
 from router.app.imports import import_mistakes
 from router.app.router import Router, extend_import_path
-from router.config import load
+from router.config import Diagnostic, Loaded, load
+from router.config.problems import Problem
 from router.errors import ConfigError, HandlerImportError, RouterError
+from router.routing.events import import_event_type
+from router.routing.fitting import misfits
 from router.worker.checking import Checked
 from router.worker.processes import die_with_parent, leave_signals_to_parent, take_over
 
@@ -25,7 +29,7 @@ def check_file(path: str, env: str | None) -> Checked:
         return Checked(error=str(error))
     extend_import_path(loaded.settings)
     composition = loaded.composition
-    diagnostics = [*loaded.warnings, *import_mistakes(composition, later=True)]
+    diagnostics = [*loaded.warnings, *import_mistakes(composition, later=True), *_misfits(loaded)]
     table = None
     try:
         router = Router.from_settings(loaded.settings)
@@ -35,6 +39,23 @@ def check_file(path: str, env: str | None) -> Checked:
         words = str(error) if isinstance(error, HandlerImportError) else f"{type(error).__name__}: {error}"
         diagnostics.append(composition.diagnose(("bootstrap",), f"bootstrap fails: {words}"))
     return Checked(table, tuple(composition.ordered(diagnostics)), watched=loaded.watched)
+
+
+def _misfits(loaded: Loaded) -> Iterator[Diagnostic]:
+    """Warnings about event types whose fields don't fit the JSON Schema of their point."""
+    for point in loaded.settings.points:
+        if point.event is None or point.schema is None:
+            continue
+        try:
+            event_type = import_event_type(point.event)
+        except HandlerImportError:
+            continue  # reported as what it is
+        at = ("extensions", point.name)
+        note = ((*at, "schema"), "the schema that it doesn't fit")
+        for misfit in misfits(event_type, point.schema):
+            hint = "every event of this type would be refused: change the type or the schema"
+            problem = Problem(misfit, hint, (*at, "event"), code="event-does-not-fit-schema", related=(note,))
+            yield loaded.composition.report(problem)
 
 
 def main() -> int:

@@ -114,6 +114,25 @@ def test_an_overlay_that_is_not_there_is_named_with_those_that_are(folder: Path)
     assert "it has overlays for production" in done.stderr
 
 
+def test_an_event_type_that_does_not_fit_its_schema_is_warned_of(folder: Path) -> None:
+    (folder / "events.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Placed:\n    order_id: str\n"
+        "@dataclass\nclass Fits:\n    order_id: int\n"
+    )
+    (folder / "placed.json").write_text('{"required": ["order_id"], "properties": {"order_id": {"type": "integer"}}}')
+    (folder / "extensions.yaml").write_text(
+        "version: 1\n"
+        "extensions:\n"
+        "  placed: {event: 'events:Placed', schema: placed.json}\n"
+        "  fits: {event: 'events:Fits', schema: placed.json}\n"
+    )
+    (found,) = run(folder, "validate", "--format", "json").json()
+    assert (found["code"], found["line"], found["column"]) == ("event-does-not-fit-schema", 3, 19)
+    assert found["message"] == "`order_id` is text in Placed and an integer in the schema"
+    assert run(folder, "validate", "--no-import", "--format", "json").json() == []
+
+
 TOO_LONG = """
 version: 1
 broker: {url: "${ROUTER_BROKER_URL}", namespace: "${ROUTER_NAMESPACE}"}

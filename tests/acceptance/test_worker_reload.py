@@ -68,7 +68,7 @@ def test_an_edited_file_is_in_force_without_a_restart(app: App) -> None:
 
 
 def test_a_queue_that_left_the_file_is_served_until_the_worker_restarts(app: App) -> None:
-    app.config.write_text(FILE.replace('work:first", async: true', 'work:first", async: {queue: old, delay: 3s}'))
+    app.config.write_text(FILE.replace('work:first", async: true', 'work:first", async: {queue: old, delay: 6s}'))
     worker = app.start_worker("--concurrency", "1")
     app.wait_until(lambda: "1 children" in worker.log())
     app.router("dispatch", "raised")

@@ -115,7 +115,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Router]:
     (tmp_path / "unit_handlers.py").write_text(HANDLERS)
     (tmp_path / "extensions.yaml").write_text(FILE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.syspath_prepend(tmp_path)
     import sys
 
     monkeypatch.delitem(sys.modules, "unit_handlers", raising=False)
