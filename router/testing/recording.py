@@ -1,0 +1,86 @@
+"""What was dispatched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from router.app.context import current_job
+from router.app.dispatch import Dispatch, Raised
+from router.testing.clock import as_datetime
+from router.testing.records import Dispatched
+
+_in_hand: ContextVar[list[_Event] | None] = ContextVar("_in_hand", default=None)
+"""The events of the dispatch that goes on here."""
+
+
+@dataclass(slots=True, eq=False)
+class _Event:
+    raised: Raised
+    at: float
+    event: Any
+    caused_by: str | None
+    done: Dispatch | None = None
+    error: BaseException | None = None
+
+
+class Recorder:
+    """Remembers every event, from its beginning on."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, _Event] = {}
+
+    @contextmanager
+    def dispatching(self) -> Iterator[None]:
+        """Around one dispatch: its exception belongs to the last event that it began and didn't finish."""
+        __tracebackhide__ = True
+        events: list[_Event] = []
+        token = _in_hand.set(events)
+        try:
+            yield
+        except BaseException as error:
+            if events and events[-1].done is None:
+                events[-1].error = error
+            raise
+        finally:
+            _in_hand.reset(token)
+
+    def begun(self, raised: Raised, now: float) -> None:
+        """An event was prepared; its handlers come next."""
+        cause = current_job.get()
+        # Handlers may change the mapping that they get; what it holds may be anything, so it is not copied deeply.
+        given = dict(raised.event) if isinstance(raised.event, Mapping) else raised.event
+        event = _Event(raised, now, given, cause.job_id if cause else None)
+        self._events[raised.event_id] = event
+        in_hand = _in_hand.get()
+        if in_hand is not None:
+            in_hand.append(event)
+
+    def finished(self, done: Sequence[Dispatch]) -> None:
+        """The jobs of these events are queued."""
+        for dispatch in done:
+            self._events[dispatch.event_id].done = dispatch
+
+    def dispatched(self) -> list[Dispatched]:
+        """Every event so far."""
+        return [_dispatched(event) for event in self._events.values()]
+
+
+def _dispatched(event: _Event) -> Dispatched:
+    raised, done = event.raised, event.done
+    return Dispatched(
+        point=raised.plan.point.name,
+        event=event.event,
+        event_id=raised.event_id,
+        at=as_datetime(event.at),
+        results=dict(raised.results),
+        errors=dict(raised.errors),
+        jobs=dict(done.jobs) if done else {},
+        duplicates=done.duplicates if done else (),
+        stopped_by=raised.stopped_by,
+        error=event.error,
+        caused_by=event.caused_by,
+    )
