@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from router.app.aside import in_thread
 from router.app.dispatch import Dispatch
 from router.app.router import Router
 from router.brokers.base import Outgoing, Receipt
@@ -17,7 +19,8 @@ from router.routing.table import RoutingTable
 
 _lock = threading.RLock()
 _default: Router | None = None
-_making = False
+_maker: int | None = None
+"""The thread in which the default Router is being made."""
 
 
 def default_router() -> Router:
@@ -36,19 +39,34 @@ def configure(config: str | Path | None = None, *, env: str | None = None, hot_r
 
     Raises ConfigError.
     """
-    global _making
+    global _maker
     with _lock:
         if config is None and _default is not None:
             return _default
-        if _making:
-            raise RouterError("the default router is just being made: in `bootstrap`, use the router that it is given")
-        _making = True
+        _refuse_the_maker()
+        _maker = threading.get_ident()
         try:
             router = Router(config, env=env, hot_reload=hot_reload)
         finally:
-            _making = False
+            _maker = None
         set_default(router)
         return router
+
+
+def _refuse_the_maker() -> None:
+    if _maker == threading.get_ident():
+        raise RouterError("the default router is just being made: in `bootstrap`, use the router that it is given")
+
+
+def _after_fork() -> None:
+    """A lock that another thread of the parent held would be held for ever."""
+    global _lock, _maker
+    if _maker != threading.get_ident():
+        _lock, _maker = threading.RLock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def dispatch(
@@ -71,8 +89,10 @@ async def adispatch(
     at: datetime | None = None,
     queue: str | None = None,
 ) -> Dispatch:
-    """`Router.adispatch` of the default Router."""
-    return await default_router().adispatch(event, payload, delay=delay, at=at, queue=queue)
+    """`Router.adispatch` of the default Router, which is made in a thread, too."""
+    _refuse_the_maker()
+    router = _default or await in_thread(default_router)
+    return await router.adispatch(event, payload, delay=delay, at=at, queue=queue)
 
 
 def dispatch_many(events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:

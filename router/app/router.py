@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from router.app.aside import Stages, run_aside
 from router.app.dispatch import Dispatch, Overrides, Raised, lock_keys, overrides
 from router.app.imports import import_mistakes
 from router.app.plan import Plan, make_plan, run_to_end
@@ -82,6 +84,7 @@ class Router:
         self._broker: Broker | None = None
         self._declared: str | None = None
         self._in_bootstrap = False
+        _routers.add(self)
         self._reloader = Reloader(self.reload)
         self._state = _State(compile_table(settings, generation=generation))
         extend_import_path(settings)
@@ -277,17 +280,54 @@ class Router:
         at: datetime | None = None,
         queue: str | None = None,
     ) -> Dispatch:
-        """`dispatch` from asyncio code: handlers that are ``async def`` are awaited, publishing happens in a thread."""
+        """`dispatch` from asyncio code, which never keeps the event loop waiting.
+
+        Handlers that are ``async def`` are awaited. All else is done in threads of the loop's default executor: looking
+        at the file, importing at the first use of a point, checking and encoding the payload, synchronous handlers,
+        publishing. All handlers run one after the other, by priority. A synchronous one may block; it has the caller's
+        context variables, and what it sets of them the caller sees; but it isn't in the loop's thread. A handler that
+        needs the loop, or what belongs to that thread, is an ``async def``.
+
+        Cancelled, it stops before the next handler and before publishing; what a thread is in the middle of goes on.
+        """
+        stages = self._stages(event, payload, delay, at, queue)
+        return await run_aside(stages, threads=not self._only_awaits(event))
+
+    def _stages(
+        self,
+        event: str | object,
+        payload: Any,
+        delay: float | str | timedelta | None,
+        at: datetime | None,
+        queue: str | None,
+    ) -> Stages[Dispatch]:
         if monotonic() >= self._reloader.look_at:
             self._reloader.look()
         raised = self._begin(event, payload, self._overrides(delay, at, queue))
         for step in raised.plan.steps:
             with raised.handling(step):
-                result = step.call(raised.event)
-                raised.results[step.route_id] = await result if step.is_async else result
+                call = partial(step.call, raised.event)
+                raised.results[step.route_id] = (yield call) if step.is_async else call()
+        yield from self._handled(raised)
+        return self._finish([raised])[0]
+
+    def _handled(self, raised: Raised) -> Stages[None]:
             if raised.stops_at(step):
+            yield None
                 break
-        return (await asyncio.to_thread(self._finish, [raised]))[0]
+        yield None
+
+    def _only_awaits(self, event: str | object) -> bool:
+        """Whether a dispatch does nothing but await handlers: no thread is needed for that."""
+        plan = self._state.plans.get(event) if event.__class__ is str else None
+        return (
+            plan is not None
+            and not plan.later
+            and plan.event_type is None
+            and plan.validator is None
+            and monotonic() < self._reloader.look_at
+            and all(step.is_async for step in plan.steps)
+        )
 
     def dispatch_many(self, events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:
         """Dispatch many events in their order, their jobs confirmed a thousand at a time.
@@ -405,6 +445,19 @@ class Router:
 def topology(table: RoutingTable) -> Topology:
     """What the table needs on the broker."""
     return Topology(frozenset(table.queues()), table.waits())
+
+_routers: weakref.WeakSet[Router] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A lock that another thread of the parent held would be held for ever."""
+    for router in _routers:
+        router._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 
 
 def extend_import_path(settings: Settings) -> None:
