@@ -304,16 +304,16 @@ class Router:
         if monotonic() >= self._reloader.look_at:
             self._reloader.look()
         raised = self._begin(event, payload, self._overrides(delay, at, queue))
-        for step in raised.plan.steps:
-            with raised.handling(step):
-                call = partial(step.call, raised.event)
-                raised.results[step.route_id] = (yield call) if step.is_async else call()
         yield from self._handled(raised)
         return self._finish([raised])[0]
 
     def _handled(self, raised: Raised) -> Stages[None]:
-            if raised.stops_at(step):
+        for step in raised.plan.steps:
             yield None
+            with raised.handling(step):
+                call = partial(step.call, raised.event)
+                raised.results[step.route_id] = (yield call) if step.is_async else call()
+            if raised.stops_at(step):
                 break
         yield None
 
@@ -442,10 +442,6 @@ class Router:
             self._drop_broker()
 
 
-def topology(table: RoutingTable) -> Topology:
-    """What the table needs on the broker."""
-    return Topology(frozenset(table.queues()), table.waits())
-
 _routers: weakref.WeakSet[Router] = weakref.WeakSet()
 
 
@@ -458,6 +454,10 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
+
+def topology(table: RoutingTable) -> Topology:
+    """What the table needs on the broker."""
+    return Topology(frozenset(table.queues()), table.waits())
 
 
 def extend_import_path(settings: Settings) -> None:
