@@ -75,9 +75,9 @@ class Delivery:
     tag: Any
 
 
-Reason = Literal["attempts", "fail", "undecodable", "unknown_route", "poison"]
-"""Why a job failed: no attempts left; `router.Fail`; bytes that are no job; waited too long for a worker that knows its
-route; took the worker down with it each time."""
+Reason = Literal["attempts", "fail", "expired", "undecodable", "unknown_route", "poison"]
+"""Why a job failed: no attempts left; `router.Fail`, or an exception that is not to be retried; too old to start; bytes
+that are no job; waited too long for a worker that knows its route; took the worker down with it each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,10 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Delete the failed job."""
+    """Delete the failed job. ``free``: the lock to give up before it. Mostly it is free already, but not where the
+    broker itself took a job for failed, since its queue was gone."""
+
+    free: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,18 @@ class Sweep:
     requeued: tuple[str, ...]
     forgotten: tuple[str, ...]
     duplicates: Mapping[str, str]
+
+
+def together(steps: Iterable[Sweep]) -> Sweep:
+    """What these did."""
+    requeued: list[str] = []
+    forgotten: list[str] = []
+    duplicates: dict[str, str] = {}
+    for step in steps:
+        requeued += step.requeued
+        forgotten += step.forgotten
+        duplicates.update(step.duplicates)
+    return Sweep(tuple(requeued), tuple(forgotten), duplicates)
 
 
 class Broker(Protocol):
@@ -298,11 +313,24 @@ class Broker(Protocol):
         ...
 
     def failed(self) -> list[FailedJob]:
-        """All failed jobs of the namespace, oldest failure first."""
+        """All failed jobs of the namespace, oldest failure first; `sweep` looks at them without holding all."""
         ...
 
-    def sweep(self, decide: Callable[[FailedJob], Decision]) -> Sweep:
-        """Ask ``decide`` about every failed job and do as it says, losing none even if killed half-way."""
+    def sweep(self, decide: Callable[[FailedJob], Decision], report: Callable[[Sweep], None] | None = None) -> Sweep:
+        """Ask ``decide`` about every failed job and do as it says, losing none even if killed half-way.
+
+        It goes step by step, some hundred jobs each, and ``report`` hears what each step has done. Whatever one of the
+        two raises ends the sweep there: what was reported is done, what was not stays failed. Where others have to wait
+        for its end, a sweep must not be kept waiting.
+        """
+        ...
+
+    def restore(self, batch: Sequence[FailedJob], *, deadline: float = PUBLISH_DEADLINE) -> None:
+        """Put these among the failed jobs as they are, confirmed. Raises BrokerUnavailable where that can't be said of
+        each; then it may be done again.
+
+        A broker that knows jobs by their ids leaves alone what is there already.
+        """
         ...
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from router.brokers.base import (
     Sweep,
     Topology,
     WorkerState,
+    together,
 )
 from router.brokers.locking import LockSteps, needs_locks, publish_locked
 from router.errors import LocksUnavailable
@@ -204,22 +205,28 @@ class MemoryBroker:
         with self._store.mutex:
             return sorted(self._store.failed.values(), key=lambda failed: failed.failed_at)
 
-    def sweep(self, decide: Callable[[FailedJob], Decision]) -> Sweep:
-        requeued: list[str] = []
-        forgotten: list[str] = []
-        duplicates: dict[str, str] = {}
+    def sweep(self, decide: Callable[[FailedJob], Decision], report: Callable[[Sweep], None] | None = None) -> Sweep:
+        swept: list[Sweep] = []
         for failed in self.failed():
-            decision = decide(failed)
-            if isinstance(decision, Forget):
-                if self._remove_failed(failed):
-                    forgotten.append(failed.id)
-            elif isinstance(decision, Requeue):
-                moved, holder = self._requeue(failed, decision.successor)
-                if moved:
-                    requeued.append(failed.id)
-                elif holder is not None:
-                    duplicates[failed.id] = holder
-        return Sweep(tuple(requeued), tuple(forgotten), duplicates)
+            swept.append(self._carry_out(failed, decide(failed)))
+            if report is not None:
+                report(swept[-1])
+        return together(swept)
+
+    def _carry_out(self, failed: FailedJob, decision: Decision) -> Sweep:
+        if isinstance(decision, Forget):
+            if decision.free is not None and self._locks is not None:
+                self._locks.free(decision.free)
+            return Sweep((), (failed.id,) if self._remove_failed(failed) else (), {})
+        if not isinstance(decision, Requeue):
+            return Sweep((), (), {})
+        moved, holder = self._requeue(failed, decision.successor)
+        return Sweep((failed.id,) if moved else (), (), {failed.id: holder} if not moved and holder is not None else {})
+
+    def restore(self, batch: Sequence[FailedJob], *, deadline: float = PUBLISH_DEADLINE) -> None:
+        with self._store.mutex:
+            for failed in batch:
+                self._store.failed.setdefault(failed.id, failed)
 
     def _remove_failed(self, failed: FailedJob) -> bool:
         with self._store.mutex:

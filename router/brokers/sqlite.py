@@ -19,12 +19,13 @@ from router.brokers.base import (
     Sweep,
     Topology,
     WorkerState,
+    together,
 )
 from router.brokers.locking import needs_locks, publish_locked
 from router.brokers.sqlite_consumer import LEASE, SqliteConsumer
 from router.errors import BrokerUnavailable
 from router.locks import sqlite as sqlite_locks
-from router.locks.base import Held, Locks, Superseded, Taken
+from router.locks.base import Claim, Held, Locks, Superseded, Taken
 from router.locks.sqlite import SqliteLocks
 from router.storage.sqlite import Database, patiently
 
@@ -126,11 +127,9 @@ class SqliteBroker:
         with self.database.reading() as cursor:
             return rows.all_failed(cursor, self.namespace)
 
-    def sweep(self, decide: Callable[[FailedJob], Decision]) -> Sweep:
+    def sweep(self, decide: Callable[[FailedJob], Decision], report: Callable[[Sweep], None] | None = None) -> Sweep:
         """As the contract says, in pages of one transaction each; jobs that fail meanwhile are not asked about."""
-        requeued: list[str] = []
-        forgotten: list[str] = []
-        duplicates: dict[str, str] = {}
+        swept: list[Sweep] = []
         with self.database.reading() as cursor:
             newest = rows.newest_failed(cursor)
         after = (float("-inf"), 0)
@@ -138,22 +137,45 @@ class SqliteBroker:
             with self.database.reading() as cursor:
                 page = rows.failed_page(cursor, self.namespace, after, newest, PAGE_ROWS, PAGE_BYTES)
             if not page:
-                return Sweep(tuple(requeued), tuple(forgotten), duplicates)
+                return together(swept)
             row_id, last = page[-1]
             after = (last.failed_at, row_id)
             decisions = [(row_id, failed, decide(failed)) for row_id, failed in page]
-            forgotten += self._forget([(row, failed.id) for row, failed, d in decisions if isinstance(d, Forget)])
-            again = [(row, failed.id, d.successor) for row, failed, d in decisions if isinstance(d, Requeue)]
+            gone = [(row_id, failed.id, each.free) for row_id, failed, each in decisions if isinstance(each, Forget)]
+            forgotten = self._forget(gone)
+            again = [
+                (row_id, failed.id, each.successor) for row_id, failed, each in decisions if isinstance(each, Requeue)
+            ]
             moved, held = self._requeue(again)
-            requeued += moved
-            duplicates.update(held)
+            swept.append(Sweep(tuple(moved), tuple(forgotten), held))
+            if report is not None:
+                report(swept[-1])
 
-    def _forget(self, failed: Sequence[tuple[int, str]]) -> list[str]:
+    def _forget(self, failed: Sequence[tuple[int, str, Claim | None]]) -> list[str]:
         def once(wait: float) -> list[str]:
+            gone = []
             with self.database.transaction(wait) as cursor:
-                return [job for row_id, job in failed if rows.remove_failed(cursor, row_id)]
+                now = self._now()
+                for row_id, job, claim in failed:
+                    if not rows.remove_failed(cursor, row_id):
+                        continue
+                    gone.append(job)
+                    if claim is not None and self._locks_outside is None:
+                        sqlite_locks.free(cursor, claim, now)
+            return gone
 
+        if self._locks_outside is not None:
+            for _, _, claim in failed:
+                if claim is not None:
+                    self._locks_outside.free(claim)
         return patiently(once, PUBLISH_DEADLINE) if failed else []
+
+    def restore(self, batch: Sequence[FailedJob], *, deadline: float = PUBLISH_DEADLINE) -> None:
+        def once(wait: float) -> None:
+            with self.database.transaction(wait) as cursor:
+                rows.restore_failed(cursor, self.namespace, batch)
+
+        patiently(once, deadline)
 
     def _requeue(self, again: Sequence[tuple[int, str, Outgoing]]) -> tuple[list[str], dict[str, str]]:
         """Put successors in the place of failed rows: the ids of those that moved, and of those whose lock is held."""

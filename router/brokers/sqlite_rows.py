@@ -17,6 +17,7 @@ from router.brokers.base import Delivery, FailedJob, Outgoing, QueueCounts, Work
 Tag = tuple[int, int]
 
 _FAILED_COLUMNS = "job, queue, point, route, reason, error, failed_at, body"
+_INTO_FAILED = f"INTO failed (namespace, {_FAILED_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def add_jobs(cursor: sqlite3.Cursor, namespace: str, batch: Iterable[Outgoing], now: float) -> None:
@@ -99,21 +100,25 @@ def remove(cursor: sqlite3.Cursor, tag: Tag) -> bool:
 
 def add_failed(cursor: sqlite3.Cursor, namespace: str, failed: FailedJob) -> None:
     """Keep a failed job; it takes the place of an earlier copy of the same job."""
-    cursor.execute(
-        f"""
-        INSERT OR REPLACE INTO failed (namespace, {_FAILED_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-        """,
-        (
-            namespace,
-            failed.id,
-            failed.queue,
-            failed.point,
-            failed.route,
-            failed.reason,
-            failed.error,
-            failed.failed_at,
-            failed.body,
-        ),
+    cursor.execute(f"INSERT OR REPLACE {_INTO_FAILED}", _failed_values(namespace, failed))
+
+
+def restore_failed(cursor: sqlite3.Cursor, namespace: str, batch: Iterable[FailedJob]) -> None:
+    """Put these among the failed jobs; one that is there already stays as it is."""
+    cursor.executemany(f"INSERT OR IGNORE {_INTO_FAILED}", [_failed_values(namespace, failed) for failed in batch])
+
+
+def _failed_values(namespace: str, failed: FailedJob) -> tuple[object, ...]:
+    return (
+        namespace,
+        failed.id,
+        failed.queue,
+        failed.point,
+        failed.route,
+        failed.reason,
+        failed.error,
+        failed.failed_at,
+        failed.body,
     )
 
 

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from amqp_helpers import Setup, failed, ids, job, spin, take, until
@@ -104,7 +105,7 @@ def test_an_error_on_the_way_loses_nothing(setup: Setup) -> None:
 
     with pytest.raises(ZeroDivisionError):
         broker.sweep(decide)
-    assert broker.failed() == made[1:]
+    assert broker.failed() == made, "of a step that didn't come to its end nothing is done"
 
 
 def test_successors_that_cannot_be_published_stay_failed(setup: Setup) -> None:
@@ -115,27 +116,68 @@ def test_successors_that_cannot_be_published_stay_failed(setup: Setup) -> None:
     assert broker.failed() == made
 
 
-def test_a_second_browser_says_that_somebody_else_is_browsing(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failed_module, "PATIENCE", 1.0)
+@pytest.fixture
+def first_browser(setup: Setup) -> Iterator[tuple[AmqpBroker, threading.Event]]:
+    """Somebody who browses until the event is set."""
     broker = setup.broker()
-    made = fill(setup, broker, 5)
+    fill(setup, broker, 5)
     inside, leave = threading.Event(), threading.Event()
 
     def decide(_: FailedJob) -> Decision:
         inside.set()
-        assert leave.wait(20)
+        assert leave.wait(30)
         return Keep()
 
     first = threading.Thread(target=lambda: broker.sweep(decide))
     first.start()
     assert inside.wait(10)
-    try:
-        with pytest.raises(BrokerUnavailable, match="somebody else is browsing"):
-            broker.failed()
-    finally:
-        leave.set()
-        first.join(20)
-    assert broker.failed() == made
+    yield broker, leave
+    leave.set()
+    first.join(20)
+
+
+def test_a_second_browser_is_told_and_gets_on_when_the_first_has_finished(
+    first_browser: tuple[AmqpBroker, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    broker, leave = first_browser
+    found: list[FailedJob] = []
+    second = threading.Thread(target=lambda: found.extend(broker.failed()))
+    second.start()
+    until(lambda: "someone is browsing the failed jobs of this namespace; waiting" in caplog.text, "told")
+    assert second.is_alive()
+    leave.set()
+    second.join(20)
+    assert len(found) == 5
+
+
+def test_a_second_browser_gives_up_after_a_while(
+    first_browser: tuple[AmqpBroker, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failed_module, "OTHERS", 1.0)
+    broker, leave = first_browser
+    with pytest.raises(BrokerUnavailable, match="someone is browsing the failed jobs"):
+        broker.failed()
+    leave.set()
+    assert len(broker.failed()) == 5
+
+
+def test_browsers_that_begin_at_the_same_moment_each_see_all(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failed_module, "PAGE", 20)  # several pages, between which another one could get in
+    broker = setup.broker()
+    made = fill(setup, broker, 100)
+    start = threading.Barrier(4)
+    seen: list[list[FailedJob]] = []
+
+    def browse() -> None:
+        start.wait()
+        seen.append(broker.failed())
+
+    browsers = [threading.Thread(target=browse) for _ in range(4)]
+    for each in browsers:
+        each.start()
+    for each in browsers:
+        each.join(60)
+    assert seen == [made] * 4
 
 
 SWEEPER = textwrap.dedent(

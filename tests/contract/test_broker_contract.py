@@ -23,6 +23,7 @@ from router.brokers.base import (
     Return,
     Settlement,
     Sweep,
+    together,
 )
 from router.locks.base import Claim, Held
 
@@ -614,6 +615,86 @@ def test_a_failed_sweep_has_changed_nothing_it_was_not_told(harness: Harness) ->
     with pytest.raises(ZeroDivisionError):
         broker.sweep(decide)
     assert len(broker.failed()) == 3
+
+
+def test_forgetting_a_failed_job_frees_the_lock_that_it_still_holds(harness: Harness) -> None:
+    """As where the broker itself took it for failed: nobody was there to free it."""
+    mine, others, later = job(key="mine"), job(key="others"), job(key="later")
+    bury(harness, [mine, others, later])
+    broker = harness.broker()
+    other, again = job("c", key="others"), job("c", id=later.id, key="later", round=2)
+    assert broker.locks is not None
+    for claim in (mine.claim, other.claim, again.claim):
+        assert claim is not None
+        assert broker.locks.hold(claim, 100) == Held()
+    claims = {out.id: out.claim for out in (mine, others, later)}
+    result = broker.sweep(lambda entry: Forget(free=claims[entry.id]))
+    assert result == Sweep((), (mine.id, others.id, later.id), {})
+    assert holder(harness, "mine") is None
+    assert holder(harness, "others") == other.claim
+    assert holder(harness, "later") == again.claim, "a later round of the same job is under way"
+    assert broker.publish([job("c", key="mine")]).confirmed
+
+
+def test_a_final_failure_frees_the_lock_for_the_next_job(harness: Harness) -> None:
+    bury(harness, [job(key="k")])
+    broker = harness.broker()
+    following = job(key="k")
+    assert broker.publish([following]).confirmed == (following.id,)
+
+
+def test_a_sweep_reports_what_it_does_as_it_does_it(harness: Harness) -> None:
+    outs = [job() for _ in range(5)]
+    bury(harness, outs)
+    steps: list[Sweep] = []
+
+    def decide(entry: FailedJob) -> Forget | Requeue:
+        return Forget() if entry.id == outs[0].id else Requeue(job("b", id=entry.id, round=2))
+
+    result = harness.broker().sweep(decide, steps.append)
+    assert together(steps) == result == Sweep(tuple(out.id for out in outs[1:]), (outs[0].id,), {})
+
+
+def test_a_report_that_raises_ends_the_sweep_after_what_was_reported(harness: Harness) -> None:
+    outs = [job() for _ in range(3)]
+    bury(harness, outs)
+    broker = harness.broker()
+    steps: list[Sweep] = []
+
+    def stop(step: Sweep) -> None:
+        steps.append(step)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broker.sweep(lambda entry: Requeue(job("b", id=entry.id, round=2)), stop)
+    requeued = together(steps).requeued
+    assert requeued
+    assert {entry.id for entry in broker.failed()} == {out.id for out in outs} - set(requeued)
+    assert sorted(ids(take(broker.consumer("w"), {"b": 5}, len(requeued)))) == sorted(requeued)
+
+
+def test_restored_jobs_are_failed_jobs_as_they_were(harness: Harness) -> None:
+    broker = harness.broker()
+    broker.restore([])
+    entries = [
+        FailedJob("one", "a", "point", "route", "fail", "Fail: no\n\nTraceback ü", harness.now() - 50.25, b'{"v": 1}'),
+        FailedJob("two", "gone", "", "", "undecodable", "not a job", harness.now() - 40, bytes(range(256))),
+    ]
+    broker.restore(entries[1:])
+    broker.restore(entries[:1])
+    assert broker.failed() == entries
+    assert broker.counts([]).failed == 2
+    assert broker.sweep(lambda entry: Requeue(job("b", id=entry.id))).requeued == ("one", "two")
+    assert sorted(ids(take(broker.consumer("w"), {"b": 5}, 2))) == ["one", "two"]
+
+
+def test_restoring_what_is_there_changes_nothing(table_harness: Harness) -> None:
+    broker = table_harness.broker()
+    (there,) = bury(table_harness, [job()])
+    other = FailedJob(there.id, "b", "point", "route", "fail", "another copy", table_harness.now(), b"other")
+    new = FailedJob("new", "b", "point", "route", "fail", "", table_harness.now() + 60, b"new")
+    broker.restore([other, new])
+    assert broker.failed() == [there, new]
 
 
 def test_sweeping_from_within_a_sweep(table_harness: Harness) -> None:

@@ -10,7 +10,7 @@ import pytest
 from broker_harness import BrokenLocks, Clock, failed, ids, job, settled, take
 
 from router.brokers import locking
-from router.brokers.base import PUBLISH_LEASE, Broker, Bury, Done, Forward, Outgoing, Receipt
+from router.brokers.base import PUBLISH_LEASE, Broker, Bury, Done, Forget, Forward, Outgoing, Receipt
 from router.brokers.memory import MemoryBroker
 from router.brokers.sqlite import SqliteBroker
 from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
@@ -143,6 +143,21 @@ def test_a_raise_that_fails_leaves_a_successor_that_can_start(broker: Broker, st
     store.fail = None
     assert settled(consumer)
     assert store.holder("k") == successor.claim
+
+
+def test_a_failed_job_stays_until_its_lock_could_be_freed(broker: Broker, store: BrokenLocks) -> None:
+    """Freed first: killed in between, the job is there still, and can be forgotten again."""
+    out = job(key="k")
+    broker.restore([failed(out, at=1.0)])
+    assert out.claim is not None
+    store.hold(out.claim, 100)
+    store.fail = LocksUnavailable("gone")
+    with pytest.raises(LocksUnavailable):
+        broker.sweep(lambda entry: Forget(free=out.claim))
+    assert [entry.id for entry in broker.failed()] == [out.id]
+    store.fail = None
+    assert broker.sweep(lambda entry: Forget(free=out.claim)).forgotten == (out.id,)
+    assert store.holder("k") is None
 
 
 class Killed(BaseException):

@@ -233,8 +233,9 @@ class BrokerMachine(RuleBasedStateMachine):
                     return Keep()
                 case "forget":
                     expected_forgotten.append(entry.id)
+                    self.free(model.out)
                     del self.jobs[entry.id]
-                    return Forget()
+                    return Forget(free=model.out.claim)
             successor = self.successor_of(model.out, "a", 0.0, round=1)
             holder = self.admit(successor)
             if holder is None:

@@ -13,7 +13,7 @@ from broker_harness import Clock, failed, ids, job, settled, take, worker_state
 
 from router.brokers import connect, sqlite_rows
 from router.brokers.amqp import AmqpBroker
-from router.brokers.base import Broker, Bury, Done, FailedJob, Forward, Requeue, Return
+from router.brokers.base import Broker, Bury, Done, FailedJob, Forget, Forward, Requeue, Return
 from router.brokers.memory import MemoryBroker
 from router.brokers.sqlite import SqliteBroker
 from router.errors import BrokerRefused, BrokerUnavailable
@@ -156,7 +156,7 @@ def state_of(path: Path) -> list[list[tuple[object, ...]]]:
         ]
 
 
-@pytest.mark.parametrize("what", ["publish", "done", "forward", "bury", "requeue"])
+@pytest.mark.parametrize("what", ["publish", "done", "forward", "bury", "requeue", "forget"])
 def test_lock_and_job_change_together_or_not_at_all(broker: SqliteBroker, path: Path, what: str) -> None:
     """Whatever statement of a change is the last before the process ends, nothing has changed."""
     out, dead = job(key="k"), job(key="dead")
@@ -174,6 +174,7 @@ def test_lock_and_job_change_together_or_not_at_all(broker: SqliteBroker, path: 
         "forward": lambda: consumer.settle([Forward(delivery, job(id=out.id, key="k", attempt=2))]),
         "bury": lambda: consumer.settle([Bury(delivery, failed(out, at=2.0), free=out.claim)]),
         "requeue": lambda: broker.sweep(requeue),
+        "forget": lambda: broker.sweep(lambda entry: Forget(free=out.claim)),  # any lock that is held will do
     }
     before = state_of(path)
     changed = broker.database.transaction

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from router.brokers.amqp import declare as declaring
 from router.brokers.amqp.consumer import AmqpConsumer
 from router.brokers.amqp.declare import Admin, Finding, Pruned
-from router.brokers.amqp.failed import Browsed, Browser, by_age
-from router.brokers.amqp.failed import sweep as sweep_failed
+from router.brokers.amqp.failed import Browsed, Browser, Sweeper, by_age
 from router.brokers.amqp.link import Address, Link, connect
-from router.brokers.amqp.messages import publish_job
+from router.brokers.amqp.messages import publish_failed, publish_job
 from router.brokers.amqp.names import LADDER, Names, exact_delays, milliseconds
 from router.brokers.amqp.publisher import FIRST_PAUSE, LONGEST_PAUSE, Publisher
 from router.brokers.amqp.topology import Declaration, plan
@@ -35,7 +34,7 @@ from router.brokers.base import (
 )
 from router.brokers.locking import needs_locks, publish_locked
 from router.errors import BrokerRefused, BrokerUnavailable
-from router.locks.base import Locks
+from router.locks.base import Claim, Locks
 
 log = logging.getLogger(__name__)
 
@@ -140,20 +139,31 @@ class AmqpBroker:
             return ask(link, self.names)
 
     def failed(self) -> list[FailedJob]:
-        """See the contract. Raises BrokerUnavailable while somebody else is browsing them."""
+        """See the contract; and `sweep`."""
         found: list[Browsed] = []
         with Browser(self._connect("browsing"), self.names) as browser:
             for page in browser.pages():
                 found += page
         return [browsed.job for browsed in by_age(found)]
 
-    def sweep(self, decide: Callable[[FailedJob], Decision]) -> Sweep:
-        """See the contract. Raises BrokerUnavailable while somebody else is browsing the failed jobs."""
+    def sweep(self, decide: Callable[[FailedJob], Decision], report: Callable[[Sweep], None] | None = None) -> Sweep:
+        """See the contract. Whoever else browses the failed jobs is waited for; BrokerUnavailable if it takes long."""
 
         def publish(requeues: Sequence[Requeue]) -> Receipt:
             return self.publish([requeue.successor for requeue in requeues])
 
-        return sweep_failed(Browser(self._connect("browsing"), self.names), decide, publish)
+        def free(claim: Claim) -> None:
+            if self._locks is not None:
+                self._locks.free(claim)
+
+        return Sweeper(Browser(self._connect("browsing"), self.names), decide, publish, free).run(report)
+
+    def restore(self, batch: Sequence[FailedJob], *, deadline: float = PUBLISH_DEADLINE) -> None:
+        """See the contract. What is there already gets a copy."""
+        refused = self._publisher.publish([publish_failed(self.names, failed) for failed in batch], deadline)
+        if refused:
+            why = next(iter(refused.values()))
+            raise BrokerUnavailable(f"{len(refused)} of {len(batch)} failed jobs were not confirmed: {why}")
 
     def close(self) -> None:
         """See the contract."""

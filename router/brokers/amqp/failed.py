@@ -1,11 +1,12 @@
 """Reading the queue of failed jobs on plain RabbitMQ: take everything without acking, and close the channel.
 
-Closing gives back what was not acked, in the same order, so nothing is lost wherever the process is killed. The queue
-has a single active consumer, so that two who do this can't each see one half.
+Closing gives back what was not acked, in the same order, so nothing is lost wherever the process is killed. Two who do
+this would each see a part: an exclusive queue, which goes with its connection, says that somebody is at it.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,26 +15,34 @@ from typing import Any
 
 from amqp.exceptions import ChannelError
 
-from router.brokers.amqp.declare import NOT_FOUND, Admin
+from router.brokers.amqp.declare import LOCKED, NOT_FOUND, Admin
 from router.brokers.amqp.link import Link, describe
 from router.brokers.amqp.messages import read_failed
 from router.brokers.amqp.names import Names
-from router.brokers.base import Decision, FailedJob, Forget, Keep, Receipt, Requeue, Sweep
+from router.brokers.base import Decision, FailedJob, Forget, Receipt, Requeue, Sweep, together
 from router.errors import BrokerRefused, BrokerUnavailable
+from router.locks.base import Claim
+
+log = logging.getLogger(__name__)
 
 PAGE = 20_000
 """Jobs that are held at a time in memory, by one consumer tag (65,535 is the most that RabbitMQ allows)."""
 
 BATCH = 500
-"""Requeued jobs that are published together."""
+"""Failed jobs that are decided about, and requeued, together."""
 
 PATIENCE = 5.0
-"""Seconds without a job although some are there: somebody else holds them."""
+"""Seconds without a job although some are there."""
+
+OTHERS = 60.0
+"""Seconds for which somebody else who browses is waited for."""
+
+TOLD_AFTER = 1.5
+"""Seconds of that after which it is told."""
 
 _LOOK_EVERY = 0.1
 
-
-SOMEBODY_ELSE = "somebody else is browsing the failed jobs at the moment; try again when they have finished"
+BROWSING = "someone is browsing the failed jobs of this namespace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class Browser:
         self._channel.on_deliver = self._arrived
         self._arrivals: list[Browsed] = []
         self._tag = 0
-        self._in_tag = 0
+        self._ours = False
 
     def __enter__(self) -> Browser:
         return self
@@ -105,19 +114,14 @@ class Browser:
             if len(self._arrivals) > before or now - looked_at < (_LOOK_EVERY if seen + before < expected else 0.0):
                 continue
             looked_at = now
-            got_some = bool(seen or self._arrivals)
-            look = self._look()
-            if not look.ready and (got_some or look.consumers <= 1):
-                # None is left, and who gets jobs is the only one who does; a last look for what was on its way.
-                self._wait()
+            if not self._look().ready:
+                self._wait()  # for what was on its way
                 if self._arrivals:
                     yield self._arrivals
                     self._arrivals = []
                 return
             if now - progress_at > PATIENCE:
-                if got_some:
-                    raise BrokerUnavailable("RabbitMQ stopped handing out failed jobs; nothing is lost, try again")
-                raise BrokerUnavailable(SOMEBODY_ELSE)
+                raise BrokerUnavailable("RabbitMQ stopped handing out failed jobs; nothing is lost, try again")
 
     def remove(self, browsed: Browsed) -> None:
         """Ack it: it is gone from the failed jobs."""
@@ -134,11 +138,27 @@ class Browser:
 
     def _wait_for_others(self) -> None:
         """Whoever browses holds all the jobs, so to us there would seem to be none."""
-        until = time.monotonic() + PATIENCE
-        while self._look().consumers:
-            if time.monotonic() > until:
-                raise BrokerUnavailable(SOMEBODY_ELSE)
+        began, told = time.monotonic(), False
+        while not self._alone():
+            waited = time.monotonic() - began
+            if waited > OTHERS:
+                raise BrokerUnavailable(f"{BROWSING}, for more than {OTHERS:g} s; try again when they have finished")
+            if waited > TOLD_AFTER and not told:
+                log.warning("%s; waiting, for %g s at most", BROWSING, OTHERS)
+                told = True
             self._wait(_LOOK_EVERY)
+
+    def _alone(self) -> bool:
+        """Whether nobody else browses, from now on. Jobs that another one held may be on their way back yet."""
+        if not self._ours:
+            try:
+                self._admin.ask(lambda channel: channel.queue_declare(self._names.browsing, exclusive=True))
+            except ChannelError as error:
+                if error.reply_code == LOCKED:
+                    return False
+                raise BrokerRefused(f"{self._names.browsing}: {describe(error)}") from error
+            self._ours = True
+        return not self._look().consumers
 
     def _consume(self) -> None:
         """A fresh tag reads on; what the tags before got stays with us."""
@@ -163,46 +183,71 @@ def by_age(page: Sequence[Browsed]) -> list[Browsed]:
     return sorted(page, key=lambda browsed: browsed.job.failed_at)
 
 
-def sweep(
-    browser: Browser, decide: Callable[[FailedJob], Decision], publish: Callable[[Sequence[Requeue]], Receipt]
-) -> Sweep:
-    """Do with every failed job as ``decide`` says. ``publish`` returns once the successors are confirmed, or not.
+class Sweeper:
+    """Does with failed jobs as ``decide`` says. ``publish`` returns once the successors are confirmed, or not.
 
-    A failed job is acked only after its successor is confirmed; killed in between, it is in both places. Raises
-    BrokerUnavailable, after everything else is done, where successors were not confirmed; those jobs stay failed.
+    A failed job is acked only after its successor is confirmed; killed in between, it is in both places.
     """
-    requeued: list[str] = []
-    forgotten: list[str] = []
-    duplicates: dict[str, str] = {}
-    unconfirmed: dict[str, str] = {}
-    with browser:
-        for page in browser.pages():
-            waiting: list[tuple[Browsed, Requeue]] = []
-            for browsed in by_age(page):
-                match decide(browsed.job):
-                    case Keep():
-                        pass
-                    case Forget():
-                        browser.remove(browsed)
-                        forgotten.append(browsed.job.id)
-                    case Requeue() as requeue:
-                        waiting.append((browsed, requeue))
-                browser.keep_alive()
-            for start in range(0, len(waiting), BATCH):
-                batch = waiting[start : start + BATCH]
-                receipt = publish([requeue for _, requeue in batch])
-                confirmed = set(receipt.confirmed)
-                for browsed, requeue in batch:
-                    successor = requeue.successor.id
-                    if successor in confirmed:
-                        browser.remove(browsed)
-                        requeued.append(browsed.job.id)
-                    elif successor in receipt.duplicates:
-                        duplicates[browsed.job.id] = receipt.duplicates[successor]
-                    else:
-                        unconfirmed[browsed.job.id] = receipt.unconfirmed.get(successor, "not confirmed")
-                browser.keep_alive()
-    if unconfirmed:
-        identity, why = next(iter(unconfirmed.items()))
-        raise BrokerUnavailable(f"{len(unconfirmed)} failed jobs could not be requeued, and stay; {identity}: {why}")
-    return Sweep(tuple(requeued), tuple(forgotten), duplicates)
+
+    def __init__(
+        self,
+        browser: Browser,
+        decide: Callable[[FailedJob], Decision],
+        publish: Callable[[Sequence[Requeue]], Receipt],
+        free: Callable[[Claim], object],
+    ) -> None:
+        self._browser = browser
+        self._decide = decide
+        self._publish = publish
+        self._free = free
+        self._unconfirmed: dict[str, str] = {}
+
+    def run(self, report: Callable[[Sweep], None] | None) -> Sweep:
+        """Every failed job, `BATCH` at a time. Raises BrokerUnavailable, after everything else is done, where
+        successors were not confirmed; those jobs stay failed."""
+        steps: list[Sweep] = []
+        with self._browser:
+            for page in self._browser.pages():
+                page = by_age(page)
+                for start in range(0, len(page), BATCH):
+                    steps.append(self._step(page[start : start + BATCH]))
+                    if report is not None:
+                        report(steps[-1])
+        if self._unconfirmed:
+            identity, why = next(iter(self._unconfirmed.items()))
+            count = len(self._unconfirmed)
+            raise BrokerUnavailable(f"{count} failed jobs could not be requeued, and stay; {identity}: {why}")
+        return together(steps)
+
+    def _step(self, batch: Sequence[Browsed]) -> Sweep:
+        decisions = []
+        for browsed in batch:
+            decisions.append((browsed, self._decide(browsed.job)))
+            self._browser.keep_alive()
+        forgotten = []
+        for browsed, decision in decisions:
+            if isinstance(decision, Forget):
+                if decision.free is not None:
+                    self._free(decision.free)
+                self._browser.remove(browsed)
+                forgotten.append(browsed.job.id)
+        again = [(browsed, decision) for browsed, decision in decisions if isinstance(decision, Requeue)]
+        requeued, duplicates = self._requeue(again) if again else ((), {})
+        self._browser.keep_alive()
+        return Sweep(tuple(requeued), tuple(forgotten), duplicates)
+
+    def _requeue(self, again: Sequence[tuple[Browsed, Requeue]]) -> tuple[Sequence[str], dict[str, str]]:
+        receipt = self._publish([requeue for _, requeue in again])
+        confirmed = set(receipt.confirmed)
+        requeued: list[str] = []
+        duplicates: dict[str, str] = {}
+        for browsed, requeue in again:
+            successor = requeue.successor.id
+            if successor in confirmed:
+                self._browser.remove(browsed)
+                requeued.append(browsed.job.id)
+            elif successor in receipt.duplicates:
+                duplicates[browsed.job.id] = receipt.duplicates[successor]
+            else:
+                self._unconfirmed[browsed.job.id] = receipt.unconfirmed.get(successor, "not confirmed")
+        return requeued, duplicates

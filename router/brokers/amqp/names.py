@@ -57,6 +57,11 @@ class Names:
         return f"{self.namespace}.failed"
 
     @property
+    def browsing(self) -> str:
+        """Exclusive queue of whoever is browsing the failed jobs; always empty."""
+        return f"{self.namespace}.browsing"
+
+    @property
     def ask(self) -> str:
         """Fanout exchange: a question to all workers."""
         return f"{self.namespace}.ask"
