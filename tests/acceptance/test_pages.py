@@ -26,9 +26,10 @@ GIVEN = ("pip install extension-router", "router init")
 SHOWN_FOLDER = "/home/you/shop"
 DEADLINE = 40.0
 
-BLOCK = re.compile(r"^```(console worker|console|diff \S+|yaml \S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console worker|console|diff \S+|yaml \S+|python \S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 DIFFERS = [
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
     (r"\d\d:\d\d:\d\d\.\d{3}", "TIME"),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
     (r"worker [\w.-]+-\d+-[0-9a-f]{6}", "worker NAME"),
@@ -70,7 +71,7 @@ class Session:
             case ["diff", name]:
                 self.edit(self.folder / name, body)
                 return body
-            case ["yaml", name]:
+            case ["yaml" | "python", name]:
                 (self.folder / name).parent.mkdir(exist_ok=True)
                 (self.folder / name).write_text(body)
                 return body
@@ -185,7 +186,7 @@ def test_getting_started_begins_with_a_wheel_and_uses_what_was_printed(scripts: 
     replay("getting-started.md", Session(tmp_path / "shop", scripts, strict=True))
 
 
-@pytest.mark.parametrize("name", ["composition.md"])
+@pytest.mark.parametrize("name", ["composition.md", "testing.md"])
 def test_a_guide_shows_what_happens(name: str, tmp_path: Path) -> None:
     replay(name, Session(tmp_path / "shop", Path(sys.executable).parent))
 

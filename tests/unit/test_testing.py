@@ -723,18 +723,18 @@ def test_the_settings_name_the_file_and_its_overlay(project: pytest.Pytester) ->
     project.makepyfile(
         "def test(router):\n    router.dispatch('order.placed')\n    assert router.queued[0].max_attempts == 9\n"
     )
-    project.runpytest_subprocess().assert_outcomes(passed=1)
+    project.runpytest_inprocess().assert_outcomes(passed=1)
 
 
 def test_a_file_that_is_missing_or_wrong_is_told_without_a_traceback(project: pytest.Pytester) -> None:
     project.makepyfile("def test(router): pass")
     (project.path / "extensions.yaml").write_text(PROJECT.replace("handlers:", "hanlders:"))
-    done = project.runpytest_subprocess()
+    done = project.runpytest_inprocess()
     done.assert_outcomes(errors=1)
     done.stdout.fnmatch_lines(["*extensions.yaml:6:5: error: unknown key `hanlders`*", "*did you mean `handlers`?"])
     done.stdout.no_fnmatch_line("*raise *")
     (project.path / "extensions.yaml").unlink()
-    done = project.runpytest_subprocess()
+    done = project.runpytest_inprocess()
     done.assert_outcomes(errors=1)
     done.stdout.fnmatch_lines(["*there is neither extensions.yaml nor config/extensions.yaml in *", "*router_config*"])
 
@@ -742,7 +742,7 @@ def test_a_file_that_is_missing_or_wrong_is_told_without_a_traceback(project: py
 def test_a_project_with_a_fixture_of_that_name_keeps_its_own(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("import pytest\n@pytest.fixture\ndef router(): return 'theirs'")
     pytester.makepyfile("def test(router): assert router == 'theirs'")
-    pytester.runpytest_subprocess("--strict-config", "-W", "error").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("--strict-config", "-W", "error").assert_outcomes(passed=1)
 
 
 def test_the_plugin_imports_nothing_of_a_router_for_tests_that_do_not_use_it(pytester: pytest.Pytester) -> None:
