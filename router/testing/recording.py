@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,6 @@ from router.app.context import current_job
 from router.app.dispatch import Dispatch, Raised
 from router.testing.clock import as_datetime
 from router.testing.records import Dispatched
-
-_in_hand: ContextVar[list[_Event] | None] = ContextVar("_in_hand", default=None)
-"""The events of the dispatch that goes on here."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,30 +30,19 @@ class Recorder:
         self._events: dict[str, _Event] = {}
 
     @contextmanager
-    def dispatching(self) -> Iterator[None]:
-        """Around one dispatch: its exception belongs to the last event that it began and didn't finish."""
+    def handling(self, raised: Raised, now: float) -> Iterator[None]:
+        """Around the handlers of an event, with which it begins: what is prepared for a commit may never be."""
         __tracebackhide__ = True
-        events: list[_Event] = []
-        token = _in_hand.set(events)
-        try:
-            yield
-        except BaseException as error:
-            if events and events[-1].done is None:
-                events[-1].error = error
-            raise
-        finally:
-            _in_hand.reset(token)
-
-    def begun(self, raised: Raised, now: float) -> None:
-        """An event was prepared; its handlers come next."""
         cause = current_job.get()
         # Handlers may change the mapping that they get; what it holds may be anything, so it is not copied deeply.
         given = dict(raised.event) if isinstance(raised.event, Mapping) else raised.event
         event = _Event(raised, now, given, cause.job_id if cause else None)
         self._events[raised.event_id] = event
-        in_hand = _in_hand.get()
-        if in_hand is not None:
-            in_hand.append(event)
+        try:
+            yield
+        except BaseException as error:
+            event.error = error
+            raise
 
     def finished(self, done: Sequence[Dispatch]) -> None:
         """The jobs of these events are queued."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from router.app.aside import Stages
 from router.app.dispatch import Dispatch, Overrides, Raised, overrides
 from router.app.router import Router
 from router.brokers.base import Outgoing, Receipt
@@ -188,36 +189,18 @@ class TestRouter(Router):
     ) -> Dispatch:
         """`Router.dispatch`, remembered. ``at`` is a point in this router's time."""
         __tracebackhide__ = True
-        with self._stand_in, self._recorder.dispatching():
-            raised = self._begin(event, payload, self._overrides(delay, at, queue))
-            self._run_steps(raised)
-            return self._finish([raised])[0]
+        raised = self._begin(event, payload, self._overrides(delay, at, queue))
+        self._run_steps(raised)
+        return self._finish([raised])[0]
 
-    async def adispatch(
-        self,
-        event: str | object,
-        payload: Any = None,
-        *,
-        delay: float | str | timedelta | None = None,
-        at: datetime | None = None,
-        queue: str | None = None,
-    ) -> Dispatch:
-        """`Router.adispatch`, remembered. ``at`` is a point in this router's time."""
+    def _run_steps(self, raised: Raised) -> None:
         __tracebackhide__ = True
-        with self._stand_in, self._recorder.dispatching():
-            return await super().adispatch(event, payload, delay=delay, at=at, queue=queue)
+        with self._stand_in, self._recorder.handling(raised, self._clock()):
+            super()._run_steps(raised)
 
-    def dispatch_many(self, events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:
-        """`Router.dispatch_many`, remembered."""
-        __tracebackhide__ = True
-        with self._stand_in, self._recorder.dispatching():
-            return super().dispatch_many(events)
-
-    def _begin(self, event: Any, payload: Any, wanted: Overrides) -> Raised:
-        __tracebackhide__ = True
-        raised = super()._begin(event, payload, wanted)
-        self._recorder.begun(raised, self._clock())
-        return raised
+    def _handled(self, raised: Raised) -> Stages[None]:
+        with self._stand_in, self._recorder.handling(raised, self._clock()):
+            yield from super()._handled(raised)
 
     def _finish(self, batch: Sequence[Raised], before: Sequence[Dispatch] = ()) -> list[Dispatch]:
         done = super()._finish(batch, before)
