@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -149,14 +150,22 @@ def there(value: object) -> str:
     return short(value)
 
 
+def is_too_deep(error: BaseException) -> bool:
+    """Whether this is what becomes of a value, or of a schema, that is nested too deeply or without end.
+
+    Where the interpreter's limit is met in jsonschema's parts in Rust, they panic, and a panic is no Exception.
+    """
+    return isinstance(error, RecursionError) or type(error).__name__ == "PanicException"
+
+
 def _schema_problem(schema: dict[str, Any] | bool, path: str) -> Problem | None:
     """What is wrong with ``schema``: all of it in one problem, because the file that names it has one place for it."""
     try:
         found = list(dict.fromkeys(_mistakes(schema)))
-    except RecursionError:
-        found = [("it is nested too deeply", None)]
-    except Exception as error:  # noqa: BLE001 - jsonschema fails in many ways on what its own checks let pass
-        found = [(f"{type(error).__name__}: {error}"[:100], None)]
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_too_deep(error):
+            raise
+        found = [("it is nested too deeply" if is_too_deep(error) else f"{type(error).__name__}: {error}"[:100], None)]
     if not found:
         return None
     (text, hint), *others = found
@@ -175,10 +184,7 @@ def _mistakes(schema: dict[str, Any] | bool) -> Iterator[_Mistake]:
         return
     named = isinstance(schema.get("$schema", ""), str)
     draft = validator_for(cast(Any, schema if named else {}), default=Draft202012Validator)
-    found = [_worded(error) for error in _errors(schema, draft)] or list(_References(schema, draft).mistakes())
-    yield from found
-    if not found and _is_endless(schema, draft):
-        yield "it refers to itself without end", None
+    yield from [_worded(error) for error in _errors(schema, draft)] or _References(schema, draft).mistakes()
 
 
 def _errors(schema: Any, draft: Any) -> list[ValidationError]:
@@ -247,6 +253,8 @@ class _References:
         root: Any = self._specification.create_resource(schema)
         self._schemas = deque([(schema, REGISTRY.resolver_with_root(root))])
         self._targets: deque[tuple[Any, Any]] = deque()
+        self._applied: dict[int, list[int]] = {}
+        """The schemas that are applied to a value whenever another one is, by their ids."""
 
     def mistakes(self) -> Iterator[_Mistake]:
         """References that lead nowhere, and what is wrong where they lead to what nobody has taken for a schema yet."""
@@ -260,15 +268,23 @@ class _References:
                 [] if checked else [_worded(error, self._places[id(schema)]) for error in _errors(schema, self._draft)]
             )
             yield from wrong or self._in(schema, resolver)
+        try:
+            TopologicalSorter(self._applied).prepare()
+        except CycleError as error:
+            place = min(self._places[schema] for schema in error.args[1])
+            yield f"`{place or '/'}` comes back to itself without end", None
 
     def _in(self, schema: dict[str, Any], resolver: Any) -> Iterator[_Mistake]:
         resource = self._specification.create_resource(schema)
         resolver = resolver.in_subresource(resource)
         for keyword in ("$ref", "$dynamicRef"):
             if isinstance(reference := schema.get(keyword), str):
-                yield from self._follow(reference, resolver, _pointer(self._places[id(schema)], (keyword,)))
+                yield from self._follow(reference, resolver, schema, keyword)
         if "$ref" in schema and self._specification.name in _REF_STANDS_ALONE:
             return
+        always = [*schema.get("allOf", ()), *(schema[key] for key in ("not", "if") if key in schema)]
+        always += [schema[key][0] for key in ("anyOf", "oneOf") if schema.get(key)]
+        self._apply(schema, always)
         for pattern in schema.get("patternProperties", ()):  # which the schemas of old drafts let pass
             try:
                 re.compile(pattern)
@@ -278,9 +294,14 @@ class _References:
                 yield f"`{place}` {text}", hint
         self._schemas.extend((each.contents, resolver) for each in resource.subresources())
 
-    def _follow(self, reference: str, resolver: Any, place: str) -> Iterator[_Mistake]:
+    def _apply(self, schema: dict[str, Any], others: Iterable[Any]) -> None:
+        ours = (id(other) for other in others if id(other) in self._places)
+        self._applied.setdefault(id(schema), []).extend(ours)
+
+    def _follow(self, reference: str, resolver: Any, schema: dict[str, Any], keyword: str) -> Iterator[_Mistake]:
         from referencing.exceptions import Unresolvable
 
+        place = _pointer(self._places[id(schema)], (keyword,))
         try:
             target = resolver.lookup(reference)
         except (Unresolvable, LookupError, ValueError, TypeError) as error:
@@ -291,6 +312,7 @@ class _References:
                 yield f"`{place}` leads to another file, {short(reference)}, which is not read", hint
         else:
             self._targets.append((target.contents, target.resolver))
+            self._apply(schema, [target.contents] if keyword == "$ref" else [])
             if not isinstance(target.contents, dict | bool):
                 yield f"`{place}` must lead to a schema, not to {there(target.contents)}", None
 
@@ -303,19 +325,6 @@ class _References:
             return f"did you mean `#{names[name]}`?"
         known = ", ".join(f"`#{place}`" for place in places[:MAX_ALTERNATIVES])
         return f"known here: {known}" if known else None
-
-
-def _is_endless(schema: dict[str, Any], draft: Any) -> bool:
-    """Whether not even ``{}`` can be checked, because the schema comes back to itself before it looks at any value."""
-    from jsonschema_specifications import REGISTRY
-
-    try:
-        next(draft(schema, registry=REGISTRY).iter_errors({}), None)
-    except RecursionError:
-        return True
-    except Exception:  # noqa: BLE001 - what else is wrong shows when a payload comes, and may depend on it
-        return False
-    return False
 
 
 def _is_absolute(reference: object) -> bool:

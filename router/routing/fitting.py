@@ -480,12 +480,20 @@ def _parts(node: _Node) -> Iterator[_Node]:
         todo += [node.inner(each) for each in node.get("allOf") or ()]
 
 
-def _types(node: _Node, steps: int = 0) -> list[str]:
-    """The JSON types that values of ``node`` can have; empty if that isn't known."""
-    if not isinstance(node.schema, dict) or steps > _MAX_STEPS:
+def _types(node: _Node, known: dict[int, list[str]] | None = None) -> list[str]:
+    """The JSON types that values of ``node`` can have; empty if that isn't known. ``known``: of what was looked at."""
+    known = {} if known is None else known
+    if not isinstance(node.schema, dict):
         return []
+    if id(node.schema) not in known:
+        known[id(node.schema)] = []  # what comes back to itself isn't known
+        known[id(node.schema)] = _types_by_keyword(node, known)
+    return known[id(node.schema)]
+
+
+def _types_by_keyword(node: _Node, known: dict[int, list[str]]) -> list[str]:
     if isinstance(node.get("$ref"), str):
-        return _types(target, steps + 1) if (target := node.target()) else []
+        return _types(target, known) if (target := node.target()) else []
     if "type" in node.schema:
         names = node.get("type")
         names = names if isinstance(names, list) else [names]
@@ -497,7 +505,7 @@ def _types(node: _Node, steps: int = 0) -> list[str]:
         return list(dict.fromkeys(map(_type_of, values)))
     for key in ("anyOf", "oneOf"):
         if isinstance(options := node.get(key), list):
-            types = [_types(node.inner(option), steps + 1) for option in options]
+            types = [_types(node.inner(option), known) for option in options]
             return list(dict.fromkeys(name for each in types for name in each)) if all(types) else []
     return []
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from router.config.diagnostics import clean
-from router.config.payload_schemas import MAX_ALTERNATIVES, alternatives, short, there, type_words
+from router.config.payload_schemas import MAX_ALTERNATIVES, alternatives, is_too_deep, short, there, type_words
 from router.config.problems import closest, did_you_mean
 from router.errors import InvalidPayload
 
@@ -43,11 +43,15 @@ def check_schema(validator: Validator, data: bytes, point: str) -> None:
     try:
         payload = msgspec.json.decode(data)
         errors = list(islice(validator.iter_errors(payload), MAX_COUNTED))
+        if not errors:
+            return
         text = listed(f"{point}: the payload does not fit its schema", schema_mistakes(errors, payload))
-    except Exception as error:
+    except BaseException as error:
+        # A schema fails in many ways: without end, elsewhere, by its patterns.
+        if not isinstance(error, Exception) and not is_too_deep(error):
+            raise
         raise InvalidPayload(f"{point}: the payload can't be checked by its schema: {_failure(error)}") from error
-    if errors:
-        raise InvalidPayload(text)
+    raise InvalidPayload(text)
 
 
 def listed(head: str, texts: Iterable[str]) -> str:
@@ -280,8 +284,8 @@ def _position(path: Path, payload: Any, keys: dict[int, dict[str, int]]) -> list
     return position
 
 
-def _failure(error: Exception) -> str:
-    if isinstance(error, RecursionError):
+def _failure(error: BaseException) -> str:
+    if is_too_deep(error):
         return "one of them is nested too deeply, or the schema refers to itself without end"
     if reference := getattr(error, "ref", None):
         pointer = "#" if str(reference).startswith("/") else ""

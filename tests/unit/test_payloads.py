@@ -274,6 +274,14 @@ def test_a_schema_that_fails_when_used_is_told_as_such(schema: object, words: st
     assert "secret" not in text
 
 
+@pytest.mark.parametrize("depth", [200, 400, 800])
+def test_a_payload_that_is_too_deep_for_its_schema_is_refused(depth: int) -> None:
+    payload: dict[str, Any] = {}
+    for _ in range(depth):
+        payload = {"a": payload}
+    assert "nested too deeply" in refusal({"additionalProperties": {"allOf": [{"$ref": "#"}]}}, payload)
+
+
 # --- event classes ---
 
 
@@ -603,6 +611,11 @@ def test_what_is_not_certain_raises_no_alarm(event_type: type, schema: dict[str,
     assert misfits(event_type, schema) == []
 
 
+def test_schemas_that_have_themselves_inside_take_no_time() -> None:
+    twice = {"anyOf": [{"$ref": "#/$defs/either"}, {"anyOf": [{"$ref": "#/$defs/either"}, {"$ref": "#/$defs/either"}]}]}
+    assert misfits(Paid, {"properties": {"by": {"$ref": "#/$defs/either"}}, "$defs": {"either": twice}}) == []
+
+
 CLASSES = (OrderPlaced, Item, Paid, Placed, PydanticOrder, ByName, Choosing, Reading, Open, Computing, Holder, Model)
 
 
@@ -721,6 +734,7 @@ def problem(schema: object, folder: Any) -> str | None:
         {"$id": "https://example.com/order.json", "$ref": "customer.json"},
         {"$ref": DRAFT_7},
         {"properties": {"next": {"$ref": "#"}}},
+        {"anyOf": [{"type": "null"}, {"properties": {"next": {"$ref": "#"}}, "required": ["next"]}]},
         {"enum": [{"$ref": "#/nope"}], "default": {"$ref": "#/nope"}},
         {"properties": {"$ref": {"type": "string"}, "pattern": {"const": "["}}},
         {
@@ -751,7 +765,11 @@ def test_a_schema_that_can_be_used_is_not_refused(schema: object, tmp_path: Any)
         ),
         ({"$schema": 7}, "`/$schema` must be text, not a number (7)"),
         ({"properties": {"a/b": 7}}, "`/properties/a~1b` must be a schema, not a number (7)"),
-        ({"allOf": [{"$ref": "#"}]}, "it refers to itself without end"),
+        ({"allOf": [{"$ref": "#"}]}, "`/` comes back to itself without end"),
+        (
+            {"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}},
+            "`/$defs/a` comes back to itself without end",
+        ),
     ],
 )
 def test_a_schema_that_can_not_be_used_is_refused_with_the_place(schema: object, words: str, tmp_path: Any) -> None:
