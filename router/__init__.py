@@ -3,6 +3,7 @@
 from router.app.context import Context
 from router.app.default import (
     adispatch,
+    after_commit,
     configure,
     dispatch,
     dispatch_many,
@@ -55,6 +56,7 @@ __all__ = [
     "RouterError",
     "UnknownPoint",
     "adispatch",
+    "after_commit",
     "configure",
     "dispatch",
     "dispatch_many",

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from router.app.aside import in_thread
 from router.app.dispatch import Dispatch
@@ -16,6 +16,9 @@ from router.brokers.base import Outgoing, Receipt
 from router.config.settings import DEFAULT_PRIORITY, OnError, Route
 from router.errors import RouterError
 from router.routing.table import RoutingTable
+
+if TYPE_CHECKING:
+    from router.app.after_commit import AfterCommit
 
 _lock = threading.RLock()
 _default: Router | None = None
@@ -91,13 +94,20 @@ async def adispatch(
 ) -> Dispatch:
     """`Router.adispatch` of the default Router, which is made in a thread, too."""
     _refuse_the_maker()
-    router = _default or await in_thread(default_router)
+    router = _default
+    if router is None:
+        router = await in_thread(default_router)
     return await router.adispatch(event, payload, delay=delay, at=at, queue=queue)
 
 
 def dispatch_many(events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:
     """`Router.dispatch_many` of the default Router."""
     return default_router().dispatch_many(events)
+
+
+def after_commit(session: Any) -> AfterCommit:
+    """`Router.after_commit` of the default Router."""
+    return default_router().after_commit(session)
 
 
 def reload() -> RoutingTable:

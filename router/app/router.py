@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from router.app.aside import Stages, run_aside
 from router.app.dispatch import Dispatch, Overrides, Raised, lock_keys, overrides
@@ -38,6 +38,9 @@ from router.jobs.job import decode
 from router.routing.events import import_event_type
 from router.routing.handlers import Handler, as_handler, import_handler, import_object
 from router.routing.table import RoutingTable, compile_table
+
+if TYPE_CHECKING:
+    from router.app.after_commit import AfterCommit
 
 BULK = 1000
 """Jobs that `dispatch_many` publishes and confirms together."""
@@ -301,11 +304,21 @@ class Router:
         at: datetime | None,
         queue: str | None,
     ) -> Stages[Dispatch]:
-        if monotonic() >= self._reloader.look_at:
-            self._reloader.look()
-        raised = self._begin(event, payload, self._overrides(delay, at, queue))
+        raised = self._prepare(event, payload, delay, at, queue)
         yield from self._handled(raised)
         return self._finish([raised])[0]
+
+    def _prepare(
+        self,
+        event: str | object,
+        payload: Any,
+        delay: float | str | timedelta | None,
+        at: datetime | None,
+        queue: str | None,
+    ) -> Raised:
+        if monotonic() >= self._reloader.look_at:
+            self._reloader.look()
+        return self._begin(event, payload, self._overrides(delay, at, queue))
 
     def _handled(self, raised: Raised) -> Stages[None]:
         for step in raised.plan.steps:
@@ -353,6 +366,22 @@ class Router:
         finally:
             done += self._finish(waiting, done)
         return done
+
+    def after_commit(self, session: Any) -> AfterCommit:
+        """Dispatches that wait for the commit of a Session or AsyncSession of SQLAlchemy (2.0 or newer).
+
+        ``app.after_commit(session).dispatch("order.placed", {"order_id": 7})`` checks and encodes the event now; what
+        is changed later, of the objects or of the file, changes nothing. After the outermost commit the handlers run
+        and the jobs are queued, those of one commit together; under an AsyncSession as `adispatch` does it. A rollback,
+        also of the savepoint in which it was called, drops it. Outside a transaction it belongs to the next one.
+
+        Nothing undoes a commit: an exception of a handler, which the other events go on without, or a DispatchError,
+        which `resend` helps with, is logged and comes out of the ``commit()``. A process that dies right after the
+        commit has dispatched nothing.
+        """
+        from router.app.after_commit import AfterCommit  # only where there are sessions
+
+        return AfterCommit(self, session)
 
     def resend(self, unconfirmed: Sequence[Outgoing]) -> Receipt:
         """Publish again what a DispatchError could not confirm, with the same ids. Raises DispatchError."""

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+import sqlalchemy
+from sqlalchemy import orm
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Mapped
 
 import router as package
-from router import Router, RouterError
+from router import DispatchError, InvalidPayload, Router, RouterError, UnknownPoint
 from router.app import default
 from router.brokers.base import Outgoing, Receipt
 from router.config import Look
@@ -386,3 +394,405 @@ def test_forked_processes_make_ids_of_their_own(app: Router) -> None:
         # Whatever the time of their making was: what follows it in a UUIDv7 is what tells processes apart.
         ends = [id[14:] for line in lines for id in line.split()]
     assert len(set(ends)) == 9
+
+
+# -- transactions ----------------------------------------------------------------------------------------------------
+
+
+class Base(orm.DeclarativeBase): ...
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = orm.mapped_column(primary_key=True)
+    name: Mapped[str] = orm.mapped_column(unique=True)
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[sqlalchemy.Engine]:
+    engine = sqlalchemy.create_engine(f"sqlite:///{folder}/shop.db")
+
+    # As SQLAlchemy's documentation says: Python's driver doesn't begin transactions when savepoints need them.
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def _(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    Base.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session(engine: sqlalchemy.Engine) -> Iterator[orm.Session]:
+    with orm.Session(engine) as session:
+        yield session
+
+
+def payloads(app: Router) -> list[Any]:
+    return [msgspec.json.decode(job.event) for job in queued(app)]
+
+
+def orders(engine: sqlalchemy.Engine) -> list[str]:
+    """What others see of the table."""
+    with engine.connect() as connection:
+        return [*connection.scalars(sqlalchemy.select(Order.name).order_by(Order.id))]
+
+
+def away(batch: list[Outgoing], deadline: float = 10) -> Receipt:
+    return Receipt((), {}, {job.id: "the broker is away" for job in batch})
+
+
+def test_after_the_commit_the_handlers_run_and_the_jobs_of_all_events_are_published_together(
+    app: Router, engine: sqlalchemy.Engine, session: orm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    publish = app.broker.publish
+    monkeypatch.setattr(app.broker, "publish", lambda jobs, **k: (batches.append(len(jobs)), publish(jobs, **k))[1])
+    app.register("queued", lambda event: orders(engine), id="looks")
+    session.add(Order(name="lamp"))
+    first = app.after_commit(session).dispatch("queued", {"n": 1})
+    second, third = app.after_commit(session).dispatch_many([("queued", {"n": 2}), ("queued", {"n": 3})])
+    session.flush()
+    assert (first.done, queued(app)) == (None, [])
+    session.commit()
+    assert payloads(app) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert batches == [3]
+    for deferred in (first, second, third):
+        assert deferred.done is not None
+        assert deferred.done.event_id == deferred.event_id
+        assert deferred.done.results == {"looks": ["lamp"]}
+        assert [*deferred.done.jobs] == ["app_handlers:job"]
+
+
+ENDS: dict[str, tuple[Callable[[orm.Session], object], bool]] = {
+    "commit": (lambda session: session.commit(), True),
+    "rollback": (lambda session: session.rollback(), False),
+    "close": (lambda session: session.close(), False),
+    "a flush that fails": (lambda session: session.add_all([Order(name="lamp"), Order(name="lamp")]), False),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_only_a_commit_dispatches(app: Router, session: orm.Session, how: str) -> None:
+    end, dispatched = ENDS[how]
+    session.add(Order(name="chair"))
+    deferred = app.after_commit(session).dispatch("queued", {"n": 1})
+    session.flush()
+    end(session)
+    if how == "a flush that fails":
+        with pytest.raises(sqlalchemy.exc.IntegrityError):
+            session.commit()
+        session.rollback()
+    session.add(Order(name="table"))
+    session.commit()
+    assert (len(payloads(app)), deferred.done is not None) == (dispatched, dispatched)
+
+
+def test_a_savepoint_takes_with_it_what_was_called_inside_and_waits_for_the_outermost_commit(
+    app: Router, session: orm.Session
+) -> None:
+    later = app.after_commit(session)
+    later.dispatch("queued", {"n": "outside"})
+    with session.begin_nested():
+        later.dispatch("queued", {"n": "released"})
+        with session.begin_nested() as inner:
+            later.dispatch("queued", {"n": "rolled back"})
+            with session.begin_nested():
+                later.dispatch("queued", {"n": "released into what is rolled back"})
+            inner.rollback()
+        later.dispatch("queued", {"n": "released, too"})
+    later.dispatch("queued", {"n": "outside again"})
+    assert payloads(app) == []
+    session.commit()
+    assert [each["n"] for each in payloads(app)] == ["outside", "released", "released, too", "outside again"]
+
+
+def test_a_rollback_drops_what_savepoints_have_released(app: Router, session: orm.Session) -> None:
+    session.begin()
+    with session.begin_nested():
+        app.after_commit(session).dispatch("queued", {"n": 1})
+    session.rollback()
+    session.commit()
+    assert payloads(app) == []
+
+
+def test_one_commit_that_ends_open_savepoints_dispatches_once(app: Router, session: orm.Session) -> None:
+    session.begin_nested()
+    app.after_commit(session).dispatch("queued", {"n": 1})
+    session.commit()
+    session.commit()
+    assert payloads(app) == [{"n": 1}]
+
+
+def test_from_within_a_flush_it_belongs_to_the_transaction_around(app: Router, session: orm.Session) -> None:
+    @sqlalchemy.event.listens_for(session, "after_flush")
+    def _(session: orm.Session, _: object) -> None:
+        app.after_commit(session).dispatch("queued", {"new": [each.name for each in session.new]})
+
+    session.add(Order(name="lamp"))
+    session.commit()
+    session.add(Order(name="chair"))
+    session.flush()
+    session.rollback()
+    assert payloads(app) == [{"new": ["lamp"]}]
+
+
+def test_outside_a_transaction_it_belongs_to_the_next(app: Router, session: orm.Session) -> None:
+    app.after_commit(session).dispatch("queued", {"n": 1})
+    session.commit()
+    app.after_commit(session).dispatch("queued", {"n": 2})
+    with session.begin():
+        session.add(Order(name="lamp"))
+    app.after_commit(session).dispatch("queued", {"n": 3})
+    session.add(Order(name="chair"))
+    session.rollback()
+    session.commit()
+    assert payloads(app) == [{"n": 1}, {"n": 2}]
+
+
+def test_the_event_is_checked_and_copied_when_it_is_called_for(app: Router, session: orm.Session) -> None:
+    app.register("queued", lambda event: event, id="gets")
+    later = app.after_commit(session)
+    payload = {"items": [{"sku": "lamp"}]}
+    deferred = later.dispatch("queued", payload)
+    payload["items"][0]["sku"] = "changed"
+    with pytest.raises(UnknownPoint, match="did you mean 'queued'"):
+        later.dispatch("queud", {})
+    with pytest.raises(InvalidPayload, match=r"items\[0\]|items"):
+        later.dispatch("queued", {"items": [object()]})
+    with pytest.raises(InvalidPayload, match="can't be copied"):
+        later.dispatch("noted", {"lock": threading.Lock()})
+    with pytest.raises(ValueError, match="no queue"):
+        later.dispatch("queued", {}, queue="nix")
+    with pytest.raises(InvalidPayload):
+        later.dispatch_many([("queued", {"n": 1}), ("queued", {"n": object()})])
+    session.commit()
+    assert payloads(app) == [{"items": [{"sku": "lamp"}]}]
+    assert deferred.done is not None
+    assert deferred.done.results == {"gets": {"items": [{"sku": "lamp"}]}}
+
+
+def test_delay_counts_from_the_commit_and_at_is_a_time(app: Router, session: orm.Session) -> None:
+    later = app.after_commit(session)
+    soon = datetime.now(UTC) + timedelta(milliseconds=100)
+    later.dispatch("queued", {"n": "delay"}, delay=600)
+    later.dispatch("queued", {"n": "at"}, at=soon)
+    while datetime.now(UTC) < soon:
+        time.sleep(0.01)
+    session.commit()
+    assert payloads(app) == [{"n": "at"}]
+
+
+def test_an_event_whose_handler_raises_keeps_no_other_from_its_jobs(
+    app: Router, engine: sqlalchemy.Engine, session: orm.Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    session.add(Order(name="lamp"))
+    later = app.after_commit(session)
+    later.dispatch("queued", {"n": 1})
+    refused = later.dispatch("refused", {"n": 2})
+    later.dispatch("queued", {"n": 3})
+    with pytest.raises(KeyError, match="no"):
+        session.commit()
+    assert payloads(app) == [{"n": 1}, {"n": 3}]
+    assert refused.done is None
+    assert "after the commit, a handler of refused raised" in caplog.text
+    assert orders(engine) == ["lamp"]
+
+
+def test_what_could_not_be_published_is_raised_by_the_commit_and_can_be_sent_again(
+    app: Router,
+    engine: sqlalchemy.Engine,
+    session: orm.Session,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def place() -> None:
+        with session.begin():
+            session.add(Order(name="lamp"))
+            app.after_commit(session).dispatch("refused", {"n": 0})
+            app.after_commit(session).dispatch("queued", {"n": 1})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(app.broker, "publish", away)
+        with pytest.raises(DispatchError, match="the broker is away") as caught:
+            place()
+    assert "the broker is away" in caplog.text
+    assert orders(engine) == ["lamp"]
+    session.add(Order(name="chair"))  # the session goes on
+    session.commit()
+    assert orders(engine) == ["lamp", "chair"]
+    assert payloads(app) == []
+    app.resend(caught.value.unconfirmed)
+    assert payloads(app) == [{"n": 1}]
+
+
+def test_a_handler_may_use_the_session_for_its_own_work(
+    app: Router, engine: sqlalchemy.Engine, session: orm.Session
+) -> None:
+    def handler(event: dict[str, Any]) -> None:
+        session.add(Order(name=f"of {event['n']}"))
+        session.commit()
+
+    app.register("queued", handler, id="works")
+    app.after_commit(session).dispatch("queued", {"n": 1})
+    session.commit()
+    assert orders(engine) == ["of 1"]
+
+
+HOOKS = ("after_transaction_create", "after_commit", "after_transaction_end")
+
+
+def test_sessions_leave_nothing_behind(app: Router, engine: sqlalchemy.Engine) -> None:
+    def listeners() -> list[int]:
+        with orm.Session(engine) as session:
+            return [len(getattr(session.dispatch, name)) for name in HOOKS]
+
+    def use(end: Callable[[orm.Session], object]) -> tuple[weakref.ref[orm.Session], list[Any]]:
+        session = orm.Session(engine)
+        session.execute(sqlalchemy.select(Order))
+        app.after_commit(session).dispatch("queued", {"n": 1})
+        end(session)
+        return weakref.ref(session), [*session.info]
+
+    use(orm.Session.commit)
+    before = listeners()
+    for end in (orm.Session.commit, orm.Session.rollback, orm.Session.close):
+        assert use(end)[1] == []
+    forgotten, _ = use(lambda _: None)
+    gc.collect()
+    assert forgotten() is None
+    assert listeners() == before
+    assert min(before) >= 1
+
+
+def test_two_routers_and_a_scoped_session(app: Router, folder: Path, engine: sqlalchemy.Engine) -> None:
+    other = Router()
+    scoped = orm.scoped_session(orm.sessionmaker(engine))
+    app.after_commit(scoped).dispatch("queued", {"n": 1})
+    other.after_commit(scoped).dispatch("queued", {"n": 2})
+    scoped.commit()
+    assert (payloads(app), payloads(other)) == ([{"n": 1}], [{"n": 2}])
+    scoped.remove()
+    other.close()
+
+
+def test_what_is_no_session_is_refused(app: Router) -> None:
+    with pytest.raises(TypeError, match=r"not object; with Django: transaction.on_commit"):
+        app.after_commit(object())
+
+
+def test_the_function_of_the_package_is_the_default_routers(
+    app: Router, session: orm.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(default, "_default", app)
+    package.after_commit(session).dispatch("queued", {"n": 1})
+    session.commit()
+    assert payloads(app) == [{"n": 1}]
+
+
+@pytest.fixture
+def in_async_session(folder: Path, engine: sqlalchemy.Engine) -> InAsyncSession:
+    def run(call: Callable[[AsyncSession], Awaitable[None]]) -> None:
+        async def main() -> None:
+            engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/shop.db")
+            try:
+                async with AsyncSession(engine) as session:
+                    await call(session)
+            finally:
+                await engine.dispose()
+
+        asyncio.run(main())
+
+    return run
+
+
+InAsyncSession = Callable[[Callable[[AsyncSession], Awaitable[None]]], None]
+
+
+def test_the_commit_of_an_async_session_awaits_handlers_and_publishes_without_keeping_the_loop_waiting(
+    app: Router, blocking: Blocking, in_async_session: InAsyncSession
+) -> None:
+    async def main(session: AsyncSession) -> None:
+        session.add(Order(name="lamp"))
+        awaited = await app.after_commit(session).adispatch("awaited", {})
+        blocked = app.after_commit(session).dispatch("blocks", {"n": 1})
+        await session.flush()
+        assert not blocking.begun.is_set()
+        await while_the_loop_goes_on(blocking, session.commit())
+        assert awaited.done is not None
+        assert awaited.done.results == {"app_handlers:awaited": threading.current_thread()}
+        assert blocked.done is not None
+        assert blocked.done.results["app_handlers:blocks"] == "blocked"
+
+    in_async_session(main)
+    assert payloads(app) == [{"n": 1}]
+
+
+def test_a_rollback_of_an_async_session_drops(app: Router, in_async_session: InAsyncSession) -> None:
+    async def main(session: AsyncSession) -> None:
+        async with session.begin():
+            await app.after_commit(session).adispatch("queued", {"n": 1})
+            async with session.begin_nested() as savepoint:
+                await app.after_commit(session).adispatch("queued", {"n": 2})
+                await savepoint.rollback()
+        await app.after_commit(session).adispatch("queued", {"n": 3})
+        await session.execute(sqlalchemy.text("SELECT 1"))
+        await session.rollback()
+        await session.run_sync(lambda session: app.after_commit(session).dispatch("awaited", {}))
+        await session.commit()
+
+    in_async_session(main)
+    assert payloads(app) == [{"n": 1}]
+
+
+def test_exceptions_come_out_of_the_commit_of_an_async_session(
+    app: Router, in_async_session: InAsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(session: AsyncSession) -> None:
+        app.after_commit(session).dispatch("refused.later", {"n": 1})
+        app.after_commit(session).dispatch("queued", {"n": 2})
+        with pytest.raises(KeyError, match="no"):
+            await session.commit()
+        app.after_commit(session).dispatch("queued", {"n": 3})
+        with monkeypatch.context() as patched:
+            patched.setattr(app.broker, "publish", away)
+            with pytest.raises(DispatchError) as caught:
+                await session.commit()
+        app.resend(caught.value.unconfirmed)
+
+    in_async_session(main)
+    assert payloads(app) == [{"n": 2}, {"n": 3}]
+
+
+def test_what_is_committed_is_dispatched_even_if_the_commit_is_cancelled_meanwhile(
+    app: Router, blocking: Blocking, in_async_session: InAsyncSession
+) -> None:
+    async def main(session: AsyncSession) -> None:
+        deferred = app.after_commit(session).dispatch("blocks", {"n": 1})
+        committing = asyncio.create_task(session.commit())
+        while not blocking.begun.is_set():
+            await asyncio.sleep(0.005)
+        committing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+        blocking.over.set()
+        while deferred.done is None:
+            await asyncio.sleep(0.005)
+
+    in_async_session(main)
+    assert payloads(app) == [{"n": 1}]
+
+
+def test_a_plain_session_in_asyncio_code_dispatches_as_it_commits_in_the_loops_thread(
+    app: Router, session: orm.Session
+) -> None:
+    async def main() -> None:
+        app.after_commit(session).dispatch("queued", {"n": 1})
+        session.commit()
+
+    asyncio.run(main())
+    assert payloads(app) == [{"n": 1}]
