@@ -16,6 +16,7 @@
     ├── LocksUnavailable     the lock store is out of reach; nothing was queued unlocked
     └── JobError             given to ``onFailure`` and ``onRetry`` where the original exception is gone
         ├── JobTimeout
+        ├── JobExpired
         └── ChildDied
 
     Retry, Fail              raised *by* handlers; not errors of the router, so not under RouterError
@@ -106,6 +107,10 @@ class JobError(RouterError):
 
 class JobTimeout(JobError):
     """The handler ran longer than its ``timeout`` and was killed."""
+
+
+class JobExpired(JobError):
+    """No attempt of the job could be started before it expired."""
 
 
 class ChildDied(JobError):

@@ -121,6 +121,7 @@ class Raised:
                 causation=cause.job_id if cause else None,
                 not_before=now + delay if delay else None,
                 lock=key,
+                expires_at=None if options.expires is None else now + delay + options.expires,
             )
             jobs[route.id] = Outgoing(
                 id=job.job,

@@ -8,10 +8,12 @@ from typing import Any, cast
 from router.config import Composition, Diagnostic
 from router.errors import HandlerImportError
 from router.routing.events import import_event_type
-from router.routing.handlers import import_callback, import_handler
+from router.routing.handlers import import_callback, import_exception, import_handler
 
 _Path = tuple[str | int, ...]
 _CALLBACKS = ("onFailure", "onRetry")
+_EXCEPTIONS = ("retryOn", "dontRetryOn")
+_Import = tuple[_Path, str, Callable[[str], object]]
 
 
 def import_mistakes(composition: Composition, *, later: bool) -> Iterator[Diagnostic]:
@@ -23,13 +25,14 @@ def import_mistakes(composition: Composition, *, later: bool) -> Iterator[Diagno
             yield composition.diagnose(path, str(error))
 
 
-def _imports(data: dict[str, Any], later: bool) -> Iterator[tuple[_Path, str, Callable[[str], object]]]:
+def _imports(data: dict[str, Any], later: bool) -> Iterator[_Import]:
     """The import paths of the file, where they stand, and what imports them."""
-    for name in _CALLBACKS if later else ():
-        if path := (data.get("async") or {}).get(name):
-            yield ("async", name), path, import_callback
+    if later:
+        yield from _of_options(data.get("async"), ("async",))
     for point_name, point in (data.get("extensions") or {}).items():
         at: _Path = ("extensions", point_name)
+        if later:
+            yield from _of_options(point, at)
         if point and (path := point.get("event")):
             yield (*at, "event"), path, import_event_type
         for index, handler in enumerate((point or {}).get("handlers") or ()):
@@ -37,6 +40,17 @@ def _imports(data: dict[str, Any], later: bool) -> Iterator[tuple[_Path, str, Ca
             options = handler.get("async")
             if later or options is None:
                 yield (*here, "handler"), handler["handler"], import_handler
-            for name in _CALLBACKS if later else ():
-                if isinstance(options, dict) and (path := options.get(name)):
-                    yield (*here, "async", name), path, import_callback
+            if later:
+                yield from _of_options(options, (*here, "async"))
+
+
+def _of_options(options: object, at: _Path) -> Iterator[_Import]:
+    """The callbacks and exceptions in a mapping that may have some."""
+    if not isinstance(options, dict):
+        return
+    for name in _CALLBACKS:
+        if path := options.get(name):
+            yield (*at, name), path, import_callback
+    for name in _EXCEPTIONS:
+        for number, path in enumerate(options.get(name) or ()):
+            yield (*at, name, number), path, import_exception

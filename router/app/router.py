@@ -24,7 +24,7 @@ from router.app.reloading import Reloader, log_change
 from router.brokers import connect
 from router.brokers.base import Broker, Outgoing, Receipt, Topology
 from router.config import async_options, did_you_mean, find, load
-from router.config.settings import DEFAULT_PRIORITY, OnError, Route, Settings, keep_connections
+from router.config.settings import DEFAULT_PRIORITY, AsyncDefaults, OnError, Route, Settings, keep_connections
 from router.errors import (
     BrokerError,
     ConfigError,
@@ -186,12 +186,16 @@ class Router:
         if not self._in_bootstrap:
             warnings.warn(f"register_async of {path} outside `bootstrap`: workers won't know this route", stacklevel=2)
         try:
-            ready = async_options(options, self.table.settings.defaults)
+            ready = async_options(options, self._defaults_of(self._point_name(point)))
         except ValueError as error:
             raise RegistrationError(f"{path}: {error}") from error
         if ready.unique is not None and self.broker.locks is None:
             raise RegistrationError(f"{path}: uniqueJob needs locks.url in the file")
         return self._add(Route(id or path, self._point_name(point), path, priority, options=ready), None)
+
+    def _defaults_of(self, point: str) -> AsyncDefaults:
+        found, defaults = self.table.points.get(point), self.table.settings.defaults
+        return found.defaults(defaults) if found else defaults
 
     def _add(self, route: Route, handler: Handler | None) -> Route:
         with self._lock:

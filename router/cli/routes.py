@@ -63,6 +63,11 @@ def _as_data(route: Route) -> dict[str, Any]:
         "uniqueJob": options.unique is not None,
         "uniqueBy": list(options.unique.by) if options.unique else None,
         "uniqueLockTimeout": options.unique.lock_timeout if options.unique else None,
+        "uniqueUntil": options.unique.until if options.unique else None,
+        "jitter": options.backoff.jitter,
+        "retryOn": list(options.retry_on),
+        "dontRetryOn": list(options.dont_retry_on),
+        "expires": options.expires,
     }
 
 
@@ -88,11 +93,16 @@ def _options(options: AsyncOptions) -> str:
     waits = schedule(options)
     if waits:
         shown = ", ".join(format_duration(wait) for wait in waits[:_SHOWN_WAITS])
-        parts.append(f"waits {shown}" + (", ..." if len(waits) > _SHOWN_WAITS else ""))
+        jitter = f", less up to {options.backoff.jitter:.0%}" if options.backoff.jitter else ""
+        parts.append(f"waits {shown}" + (", ..." if len(waits) > _SHOWN_WAITS else "") + jitter)
     parts.append(f"timeout {format_duration(options.timeout)}")
     if options.unique is not None:
         by = ", ".join(options.unique.by) or "the whole payload"
-        parts.append(f"unique by {by} for {format_duration(options.unique.lock_timeout)}")
+        until = " until it starts" if options.unique.until == "start" else ""
+        parts.append(f"unique by {by}{until} for {format_duration(options.unique.lock_timeout)}")
+    parts += [f"retried only on {', '.join(options.retry_on)}"] if options.retry_on else []
+    parts += [f"not retried on {', '.join(options.dont_retry_on)}"] if options.dont_retry_on else []
+    parts += [f"expires after {format_duration(options.expires)}"] if options.expires else []
     parts += [f"onRetry {options.on_retry}"] if options.on_retry else []
     parts += [f"onFailure {options.on_failure}"] if options.on_failure else []
     return "; ".join(parts)

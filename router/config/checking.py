@@ -8,6 +8,8 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from router.config import lint, wording
 from router.config.composition import Composition
 from router.config.diagnostics import Diagnostic
@@ -179,14 +181,17 @@ class Checker:
         path: ValuePath = ("extensions", name)
         if problem := point_problem(name):
             self._problems.append(Problem(problem.message, problem.hint, path, on_key=True))
-        return Point(
+        found = Point(
             name=name,
-            routes=self._routes(name, _list(point.get("handlers")), defaults),
             description=_text(point.get("description")),
             event=self._event(name, point),
             schema=self._payload_schema(point, path),
             interruptible=point.get("interruptible") is True,
+            on_failure=self._import_path(point, "onFailure", *path),
+            on_retry=self._import_path(point, "onRetry", *path),
         )
+        routes = self._routes(name, _list(point.get("handlers")), found.defaults(defaults))
+        return msgspec.structs.replace(found, routes=routes)
 
     def _event(self, name: str, point: Mapping[str, Any]) -> str | None:
         event = self._import_path(point, "event", "extensions", name)

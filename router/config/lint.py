@@ -15,7 +15,7 @@ CODES = {
     "backoff-unused": "A backoff beside a single attempt: nothing is ever retried.",
     "waits-unused": "A list of waits that is longer than the retries can use.",
     "lock-shorter-than-timeout": "The lock of a unique job may run out while the job runs.",
-    "unique-options-unused": "`uniqueBy` or `uniqueLockTimeout` without `uniqueJob: true`.",
+    "unique-options-unused": "`uniqueBy`, `uniqueLockTimeout` or `uniqueUntil` without `uniqueJob: true`.",
     "same-handler-twice": "The same handler twice in one extension point, under different ids.",
     "long-job-in-shared-queue": "Jobs that may run long share a queue with short ones, which wait behind them.",
     "unused-queue": "Settings for a queue that no handler uses.",
@@ -39,7 +39,7 @@ def of_options(given: Mapping[str, Any], options: AsyncOptions) -> Iterator[Prob
     waits = given.get("backoffSeconds")
     retries = [(("retries",), "the first attempt is the only one")] if "retries" in given else []
     if options.max_attempts == 1:
-        for key in ("backoff", "backoffSeconds"):
+        for key in ("backoff", "backoffSeconds", "maxBackoffSeconds", "jitter", "retryOn", "dontRetryOn"):
             if key in given:
                 message = f"`{key}` is never used: there is one attempt, so nothing is retried"
                 hint = f"raise `retries`, or remove `{key}`"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, cast
 
+import msgspec
+
 from router.config import wording
 from router.config.durations import DurationError, parse_duration
 from router.config.names import import_path_problem, name_problem
@@ -44,11 +46,14 @@ def resolve_options(given: Mapping[str, object], defaults: AsyncDefaults) -> tup
         queue=reader.name("queue", defaults.queue),
         delay=reader.duration("delay", defaults.delay),
         max_attempts=attempts,
-        backoff=reader.route_backoff(waits, defaults.backoff),
+        backoff=reader.bounded(reader.route_backoff(waits, defaults.backoff), defaults.backoff),
         timeout=reader.duration("timeout", defaults.timeout, positive=True),
         on_failure=reader.import_path("onFailure", defaults.on_failure),
         on_retry=reader.import_path("onRetry", defaults.on_retry),
         unique=reader.unique(defaults.unique),
+        retry_on=reader.import_paths("retryOn", defaults.retry_on),
+        dont_retry_on=reader.import_paths("dontRetryOn", defaults.dont_retry_on),
+        expires=reader.optional_duration("expires", defaults.expires),
     )
     reader.check_longest_wait(options.backoff, attempts, ("retries", "backoffSeconds", "backoff"))
     return options, reader.problems
@@ -74,12 +79,17 @@ def resolve_defaults(given: Mapping[str, object]) -> tuple[AsyncDefaults, list[P
     defaults = AsyncDefaults(
         queue=reader.name("default_queue", standard.queue),
         tries=attempts,
-        backoff=Backoff(None if waits and many else grows, waits or standard.backoff.seconds),
+        backoff=reader.bounded(
+            Backoff(None if waits and many else grows, waits or standard.backoff.seconds), standard.backoff
+        ),
         delay=reader.duration("delay", standard.delay),
         timeout=reader.duration("timeout", standard.timeout, positive=True),
         on_failure=reader.import_path("onFailure", None),
         on_retry=reader.import_path("onRetry", None),
         unique=reader.unique(None),
+        retry_on=reader.import_paths("retryOn", ()),
+        dont_retry_on=reader.import_paths("dontRetryOn", ()),
+        expires=reader.optional_duration("expires", None),
     )
     reader.check_longest_wait(defaults.backoff, attempts, ("tries", "backoff", "backoff_strategy"))
     return defaults, reader.problems
@@ -107,6 +117,29 @@ class _Reader:
             self.problems.append(problem.under(key))
             return default
         return parse_duration(value)
+
+    def optional_duration(self, key: str, default: float | None) -> float | None:
+        """A duration longer than 0, or ``default``, which may be none."""
+        return self.duration(key, 0.0, positive=True) or default
+
+    def bounded(self, backoff: Backoff, default: Backoff) -> Backoff:
+        """``backoff`` with its longest wait and its jitter."""
+        jitter = self._given.get("jitter")
+        fits = isinstance(jitter, int | float) and not isinstance(jitter, bool) and 0 <= jitter <= 1
+        return msgspec.structs.replace(
+            backoff,
+            most=self.optional_duration("maxBackoffSeconds", default.most),
+            jitter=float(jitter) if fits else default.jitter,  # type: ignore[arg-type]
+        )
+
+    def import_paths(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        value = self._given.get(key)
+        if not isinstance(value, list):
+            return default
+        for number, item in enumerate(value):
+            if isinstance(item, str) and (problem := import_path_problem(wording.label((key, number)), item)):
+                self.problems.append(problem.under(key, number))
+        return tuple(item for item in value if isinstance(item, str))
 
     def name(self, key: str, default: str) -> str:
         value = self._given.get(key)
@@ -170,15 +203,16 @@ class _Reader:
 
     def unique(self, default: Unique | None) -> Unique | None:
         wanted = self._given.get("uniqueJob", default is not None)
-        by = self._given.get("uniqueBy")
+        by, until = self._given.get("uniqueBy"), self._given.get("uniqueUntil")
         start = default or _UNIQUE
         unique = Unique(
             by=self._payload_paths(by) if isinstance(by, list) else start.by,
             lock_timeout=self.duration("uniqueLockTimeout", start.lock_timeout, positive=True),
+            until=until if until in ("start", "done") else start.until,
         )
         # An explicit false beside them is only spelled out, as on the seed page, unless it overrules the default.
         if wanted is False and ("uniqueJob" not in self._given or default is not None):
-            for key in ("uniqueBy", "uniqueLockTimeout"):
+            for key in ("uniqueBy", "uniqueLockTimeout", "uniqueUntil"):
                 if key in self._given:
                     message, hint = f"`{key}` means nothing without `uniqueJob: true`", "add `uniqueJob: true`"
                     self.problems.append(Problem(message, hint, (key,), on_key=True, code="unique-options-unused"))

@@ -12,6 +12,7 @@ import msgspec
 
 Strategy = Literal["fixed", "linear", "exponential"]
 OnError = Literal["stop", "continue"]
+Until = Literal["start", "done"]
 
 DEFAULT_BROKER_URL = "sqlite:///router.db"
 DEFAULT_NAMESPACE = "router"
@@ -27,33 +28,43 @@ class Backoff(msgspec.Struct, frozen=True):
     """The waits between attempts: a strategy over one base, or a list whose last entry repeats.
 
     ``seconds`` has one entry where ``strategy`` is given, and at least one where it is None (a list in the file).
+    ``most``: no wait is longer than so many seconds; ``jitter``: the share of each wait that is left to chance.
     """
 
     strategy: Strategy | None
     seconds: tuple[float, ...]
+    most: float | None = None
+    jitter: float = 0.0
 
-    def wait(self, retry: int) -> float:
+    def wait(self, retry: int, draw: float = 0.0) -> float:
         """Seconds to wait before retry number ``retry`` (from 1): fixed b, linear b·n, exponential b·2^(n-1); of a list
-        the n-th entry, the last one repeating. Source: design.md section 2."""
-        base = self.seconds[min(retry, len(self.seconds)) - 1]
+        the n-th entry, the last one repeating. ``draw``, from 0 to 1 at random: how far jitter shortens the wait.
+        Source: design.md section 2."""
+        wait = self.seconds[min(retry, len(self.seconds)) - 1]
         match self.strategy:
             case "linear":
-                return base * retry
+                wait = wait * retry
             case "exponential":
-                return base * 2.0 ** (retry - 1)
-            case _:
-                return base
+                wait = wait * 2.0 ** (retry - 1)
+        longest = wait if self.most is None else min(wait, self.most)
+        return longest * (1.0 - self.jitter * draw)
 
 
 class Unique(msgspec.Struct, frozen=True):
-    """``uniqueJob: true``. ``by``: dotted payload paths, empty for all of it; ``lock_timeout``: seconds."""
+    """``uniqueJob: true``. ``by``: dotted payload paths, empty for all of it; ``lock_timeout``: seconds; ``until``: the
+    lock is freed when the handler starts, or when the job is done."""
 
     by: tuple[str, ...] = ()
     lock_timeout: float = 3600.0
+    until: Until = "done"
 
 
 class AsyncOptions(msgspec.Struct, frozen=True):
-    """How one route runs later. ``max_attempts`` is the file's ``retries``: attempts in all, the first included."""
+    """How one route runs later. ``max_attempts`` is the file's ``retries``: attempts in all, the first included.
+
+    ``retry_on``, ``dont_retry_on``: import paths of exceptions. ``expires``: seconds after the job was due for which an
+    attempt may start.
+    """
 
     queue: str
     delay: float
@@ -63,6 +74,9 @@ class AsyncOptions(msgspec.Struct, frozen=True):
     on_failure: str | None = None
     on_retry: str | None = None
     unique: Unique | None = None
+    retry_on: tuple[str, ...] = ()
+    dont_retry_on: tuple[str, ...] = ()
+    expires: float | None = None
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -79,7 +93,8 @@ class Route(msgspec.Struct, frozen=True):
 class Point(msgspec.Struct, frozen=True):
     """An extension point. ``routes`` are in the order in which they run: by priority, ties as in the file.
 
-    ``event`` is an import path; ``schema`` the JSON Schema itself, already read.
+    ``event`` is an import path; ``schema`` the JSON Schema itself, already read. ``on_failure``, ``on_retry``: of its
+    asynchronous handlers that have none.
     """
 
     name: str
@@ -88,6 +103,16 @@ class Point(msgspec.Struct, frozen=True):
     event: str | None = None
     schema: dict[str, object] | bool | None = None
     interruptible: bool = False
+    on_failure: str | None = None
+    on_retry: str | None = None
+
+    def defaults(self, of_file: AsyncDefaults) -> AsyncDefaults:
+        """What asynchronous handlers of this point get where they don't say otherwise."""
+        return msgspec.structs.replace(
+            of_file,
+            on_failure=self.on_failure or of_file.on_failure,
+            on_retry=self.on_retry or of_file.on_retry,
+        )
 
 
 class AsyncDefaults(msgspec.Struct, frozen=True):
@@ -101,6 +126,9 @@ class AsyncDefaults(msgspec.Struct, frozen=True):
     on_failure: str | None = None
     on_retry: str | None = None
     unique: Unique | None = None
+    retry_on: tuple[str, ...] = ()
+    dont_retry_on: tuple[str, ...] = ()
+    expires: float | None = None
 
 
 _CONNECTIONS = {"broker_url": "broker.url", "namespace": "broker.namespace", "locks_url": "locks.url"}

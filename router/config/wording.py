@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 _LATER = (
-    "uniqueUntil",
-    "retryOn",
-    "dontRetryOn",
-    "jitter",
-    "maxBackoffSeconds",
-    "expires",
     "onMissing",
     "when",
     "tags",
@@ -28,7 +22,8 @@ _LATER = (
 _LATER_HINT = "this version of the router can't do that yet: remove it"
 _OPTIONS = (
     *("queue", "delay", "retries", "backoff", "backoffSeconds", "timeout", "onFailure", "onRetry"),
-    *("uniqueJob", "uniqueBy", "uniqueLockTimeout"),
+    *("maxBackoffSeconds", "jitter", "retryOn", "dontRetryOn", "expires"),
+    *("uniqueJob", "uniqueBy", "uniqueLockTimeout", "uniqueUntil"),
 )
 _DEFAULTS = ("default_queue", "tries", "backoff_strategy", *_OPTIONS)
 _ATTEMPTS = ("tries", "attempts", "max_attempts", "maxAttempts", "retry", "max_retries", "maxRetries", "max_tries")

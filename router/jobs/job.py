@@ -23,13 +23,15 @@ AttemptOutcome = Literal["raised", "timeout", "died"]
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
-    """One failed attempt, as the history keeps it. ``at`` is when it ended, ``error`` at most 4 KiB of text."""
+    """One failed attempt, as the history keeps it. ``at`` is when it ended, ``error`` at most 4 KiB of text,
+    ``worker`` the name of the worker in which it ran."""
 
     round: int
     attempt: int
     at: float
     outcome: AttemptOutcome
     error: str
+    worker: str | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +39,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     ``attempt`` is the number of the attempt that comes next or runs now, from 1; ``round`` goes up when an operator
     retries a failed job. ``event`` is the payload, still encoded. ``not_before`` is when a delayed job is due;
-    ``waiting_since`` is set while it waits for a worker that knows its route. ``lock`` is the key of its unique lock.
+    ``waiting_since`` is set while it waits for a worker that knows its route. ``lock`` is the key of its unique lock;
+    ``expires_at`` is when it is too late to start an attempt.
     """
 
     v: int
@@ -53,6 +56,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     not_before: float | None = None
     waiting_since: float | None = None
     lock: str | None = None
+    expires_at: float | None = None
     history: tuple[AttemptRecord, ...] = ()
 
     @property

@@ -4,7 +4,9 @@
 
     dispatch ─► queue ─► attempt ─┬─ Returned ──────────────────────────────► Finish
                   ▲               ├─ Raised, TimedOut, Died ─┬─ attempts left ─► Again (waits, next attempt)
-                  │               │                          └─ none left ─────► Failed
+                  │               │                          └─ none left,
+                  │               │                             or not wanted ─► Failed
+                  │               ├─ Expired (before it started) ──────────────► Failed
                   └── delay ◄─────┴─ NotRunnable ─┬─ for less than unknownRouteFor ─► Wait (same attempt)
                                                   └─ for longer ────────────────────► Failed
 """
@@ -17,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from router.config.settings import MAX_WAIT, AsyncOptions
+from router.errors import ChildDied, JobTimeout
 from router.jobs.job import MAX_ERROR_BYTES, MAX_HISTORY, AttemptOutcome, AttemptRecord, Job
 
 FIRST_PARK_SECONDS = 1.0
@@ -52,7 +55,12 @@ class Died:
     how: str
 
 
-Outcome = Returned | Raised | TimedOut | Died
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """No attempt was started in the time that the job had for that."""
+
+
+Outcome = Returned | Raised | TimedOut | Died | Expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +82,68 @@ class Failed:
     """No attempt is left, or none is wanted. ``job`` is the job with its last attempt in the history."""
 
     job: Job
-    reason: Literal["attempts", "fail"]
+    reason: Literal["attempts", "fail", "expired"]
     error: str
 
 
 Step = Finish | Again | Failed
 
 
-def next_step(job: Job, options: AsyncOptions, outcome: Outcome, now: float) -> Step:
-    """What follows from ``outcome`` of the attempt that ``job`` names. ``now``: seconds since the epoch."""
+def next_step(
+    job: Job, options: AsyncOptions, outcome: Outcome, now: float, *, worker: str | None = None, draw: float = 0.0
+) -> Step:
+    """What follows from ``outcome`` of the attempt that ``job`` names, in that worker.
+
+    ``now``: seconds since the epoch. ``draw``: a random number from 0 to 1, for jitter.
+    """
     if isinstance(outcome, Returned):
         return Finish()
+    if isinstance(outcome, Expired):
+        text = f"JobExpired: no attempt could be started in time; attempt {job.attempt} would have been the next"
+        return Failed(msgspec.structs.replace(job, not_before=None), "expired", text)
     kind, error = _describe(outcome)
-    record = AttemptRecord(job.round, job.attempt, now, kind, cut(error))
+    record = AttemptRecord(job.round, job.attempt, now, kind, cut(error), worker)
     history = (*job.history, record)[-MAX_HISTORY:]
-    if isinstance(outcome, Raised) and outcome.asked == "fail":
+    if _fails_at_once(outcome, options):
         return Failed(msgspec.structs.replace(job, history=history, not_before=None), "fail", record.error)
     if job.attempt >= options.max_attempts:
         return Failed(msgspec.structs.replace(job, history=history, not_before=None), "attempts", record.error)
     asked = outcome.delay if isinstance(outcome, Raised) else None
-    wait = min(options.backoff.wait(job.attempt) if asked is None else max(asked, 0.0), MAX_WAIT)
+    wait = min(options.backoff.wait(job.attempt, draw) if asked is None else max(asked, 0.0), MAX_WAIT)
     successor = msgspec.structs.replace(
-        job, attempt=job.attempt + 1, history=history, not_before=now + wait, waiting_since=None
+        job,
+        attempt=job.attempt + 1,
+        history=history,
+        not_before=now + wait,
+        waiting_since=None,
+        # What was unique until it started is so no more: another one may hold the lock by now.
+        lock=None if options.unique and options.unique.until == "start" else job.lock,
     )
     return Again(successor, wait, record.error)
+
+
+def is_expired(job: Job, now: float) -> bool:
+    """Whether it is too late to start an attempt of the job. ``now``: seconds since the epoch."""
+    return job.expires_at is not None and now > job.expires_at
+
+
+def _fails_at_once(outcome: Raised | TimedOut | Died, options: AsyncOptions) -> bool:
+    match outcome:
+        case Raised(asked=asked):
+            return asked == "fail"
+        case TimedOut():
+            return not _NAMES_OF_TIMEOUT.isdisjoint(options.dont_retry_on)
+        case _:
+            return not _NAMES_OF_DEATH.isdisjoint(options.dont_retry_on)
+
+
+def _names(error: type[BaseException]) -> frozenset[str]:
+    """Every import path by which a file may name that exception, or one that it is derived from."""
+    classes = error.__mro__[:-1]
+    return frozenset(f"{module}:{cls.__name__}" for cls in classes for module in (cls.__module__, "router"))
+
+
+_NAMES_OF_TIMEOUT, _NAMES_OF_DEATH = _names(JobTimeout), _names(ChildDied)
 
 
 def park(waiting_since: float | None, unknown_route_for: float, now: float) -> float | None:
@@ -109,8 +155,10 @@ def park(waiting_since: float | None, unknown_route_for: float, now: float) -> f
 
 
 def next_round(job: Job) -> Job:
-    """The failed ``job``, to be tried again from its first attempt."""
-    return msgspec.structs.replace(job, round=job.round + 1, attempt=1, not_before=None, waiting_since=None)
+    """The failed ``job``, to be tried again from its first attempt, however late it is."""
+    return msgspec.structs.replace(
+        job, round=job.round + 1, attempt=1, not_before=None, waiting_since=None, expires_at=None
+    )
 
 
 def _describe(outcome: Raised | TimedOut | Died) -> tuple[AttemptOutcome, str]:

@@ -93,6 +93,14 @@ def import_callback(path: str) -> Handler:
     return Handler(call, _is_async(call), wants_context=False)
 
 
+def import_exception(path: str) -> type[BaseException]:
+    """The exception class at ``path``. Raises HandlerImportError."""
+    found = import_object(path)
+    if not (inspect.isclass(found) and issubclass(found, BaseException)):
+        raise HandlerImportError(f"{path}: this is no exception, that is no class derived from BaseException")
+    return found
+
+
 _instances: dict[type, Any] = {}
 
 

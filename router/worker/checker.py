@@ -53,7 +53,7 @@ def _misfits(loaded: Loaded) -> Iterator[Diagnostic]:
         at = ("extensions", point.name)
         note = ((*at, "schema"), "the schema that it doesn't fit")
         for misfit in misfits(event_type, point.schema):
-            hint = "every event of this type would be refused: change the type or the schema"
+            hint = "events of this type may be refused when they are dispatched: change the type or the schema"
             problem = Problem(misfit, hint, (*at, "event"), code="event-does-not-fit-schema", related=(note,))
             yield loaded.composition.report(problem)
 

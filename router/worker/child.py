@@ -18,11 +18,11 @@ from router.app.context import Context, current_job
 from router.app.default import set_default
 from router.app.router import Router
 from router.config.settings import AsyncOptions, Route
-from router.errors import ChildDied, Fail, InvalidPayload, JobTimeout, Retry
+from router.errors import ChildDied, Fail, InvalidPayload, JobError, JobExpired, JobTimeout, Retry
 from router.jobs.job import Job, UndecodableJob, decode
 from router.logs import set_up_logging
 from router.routing.events import build_event, import_event_type
-from router.routing.handlers import Handler, import_callback, import_handler
+from router.routing.handlers import Handler, import_callback, import_exception, import_handler
 from router.routing.table import RoutingTable
 from router.worker.messages import (
     Asked,
@@ -46,6 +46,7 @@ from router.worker.processes import die_with_parent, leave_signals_to_parent, ta
 
 log = logging.getLogger("router.worker.child")
 
+_ERRORS: dict[str, type[JobError]] = {"timeout": JobTimeout, "died": ChildDied, "expired": JobExpired}
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -58,6 +59,16 @@ class Runnable:
     handler: Handler
     event_type: type | None
     callbacks: dict[Callback, Handler]
+    retry_on: tuple[type[BaseException], ...]
+    dont_retry_on: tuple[type[BaseException], ...]
+
+    def asks(self, error: BaseException) -> Asked | None:
+        """What the exception of the handler asks for, by itself or by the options."""
+        if isinstance(error, Retry):
+            return "retry"
+        if isinstance(error, (Fail, *self.dont_retry_on)):
+            return "fail"
+        return "fail" if self.retry_on and not isinstance(error, self.retry_on) else None
 
 
 def import_routes(table: RoutingTable) -> dict[tuple[str, str], Runnable]:
@@ -72,6 +83,8 @@ def import_routes(table: RoutingTable) -> dict[tuple[str, str], Runnable]:
             import_handler(route.handler),
             import_event_type(event) if event else None,
             {name: import_callback(path) for name, path in paths.items() if path is not None},
+            tuple(map(import_exception, options.retry_on)),
+            tuple(map(import_exception, options.dont_retry_on)),
         )
     return runnables
 
@@ -123,22 +136,15 @@ class Child:
         return job, runnable, build_event(bytes(job.event), runnable.event_type, job.point)
 
     def _raised(self, run: int, seconds: float, error: BaseException, job: Job, runnable: Runnable, event: Any) -> None:
-        match error:
-            case Retry():
-                asked: Asked | None = "retry"
-            case Fail():
-                asked = "fail"
-            case _:
-                asked = None
         delay = error.delay if isinstance(error, Retry) else None
-        self._pipe.send(Raised(run, seconds, _rss(), describe(error), asked, delay))
+        self._pipe.send(Raised(run, seconds, _rss(), describe(error), runnable.asks(error), delay))
         while not isinstance(message := self._pipe.receive(), Verdict):
             self._inbox.append(message)
         if message.callback is not None:
             self._callback(run, message.callback, error, job, runnable, event)
 
     def _call_for_another(self, message: Call) -> None:
-        error = JobTimeout(message.error) if message.outcome == "timeout" else ChildDied(message.error)
+        error = _ERRORS[message.outcome](message.error)
         try:
             job, runnable, event = self._prepare(message.body)
         except (UndecodableJob, LookupError, InvalidPayload) as problem:

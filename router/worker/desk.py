@@ -6,6 +6,7 @@ It reads no socket and no clock; the parent's loop brings it messages and the ti
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import Literal
 from router.brokers.base import Delivery, Return, Settlement
 from router.errors import LocksUnavailable
 from router.jobs import lifecycle
-from router.jobs.lifecycle import Again, Died, Failed, Finish, Outcome, Step, TimedOut
+from router.jobs.lifecycle import Again, Died, Expired, Failed, Finish, Outcome, Step, TimedOut
 from router.locks.base import Held, Locks, Taken
 from router.routing.table import RoutingTable
 from router.worker import journal
@@ -33,13 +34,21 @@ LOCKS_AGAIN_AFTER = 1.0
 MAX_LOST_STARTS = 3
 TIMED_OUT = "its job ran into its timeout"
 
+_KINDS: dict[type[Outcome], Literal["timeout", "died", "expired"]] = {
+    TimedOut: "timeout",
+    Died: "died",
+    Expired: "expired",
+}
 _ENDS: dict[type[Step], str] = {Again: "retrying", Failed: "failed", Finish: "succeeded"}
 
 
 class Desk:
     """Everything that this worker knows of its jobs. ``now`` is always the worker's clock, in seconds."""
 
-    def __init__(self, table: RoutingTable, named_queues: Iterable[str], locks: Locks | None) -> None:
+    def __init__(
+        self, table: RoutingTable, named_queues: Iterable[str], locks: Locks | None, worker: str | None = None
+    ) -> None:
+        self._worker = worker
         self._table = table
         self._queues = frozenset(table.queues())
         self._served = list(table.queues())
@@ -163,6 +172,10 @@ class Desk:
         while progress:
             progress = False
             for queue in self._turns.order([queue for queue, runs in self._waiting.items() if runs]):
+                if lifecycle.is_expired(self._waiting[queue][0].job, time.time()):
+                    self._expire(self._waiting[queue].popleft(), now)
+                    progress = True
+                    break
                 child = self._child_for(queue, self._waiting[queue][0], usable, idle, busy)
                 if child is not None:
                     self._send(child, self._waiting[queue].popleft(), now)
@@ -170,6 +183,14 @@ class Desk:
                     self._turns.advance()
                     progress = True
                     break
+
+    def _expire(self, run: Run, now: float) -> None:
+        outcome = Expired()
+        callback = self._decide(run, outcome, 0.0)
+        if callback is None:
+            self._conclude_decided(run, now)
+        else:
+            self._calls.append((run, outcome, callback))
 
     def _child_for(
         self, queue: str, run: Run, usable: list[Child], idle: list[Child], busy: Counter[str]
@@ -194,7 +215,7 @@ class Desk:
         child.send(RunMessage(run.number, run.queue, run.body))
 
     def _send_call(self, child: Child, run: Run, outcome: Outcome, callback: Callback, now: float) -> None:
-        kind: Literal["timeout", "died"] = "timeout" if isinstance(outcome, TimedOut) else "died"
+        kind = _KINDS[type(outcome)]
         error = run.step.error if isinstance(run.step, Again | Failed) else ""
         run.phase = "calling"
         run.deadline = now + CALLBACK_WITHIN
@@ -216,6 +237,7 @@ class Desk:
                 run.started_epoch = time.time()
                 run.deadline = now + run.options.timeout
                 journal.started(run)
+                self._free_at_start(run)
             case Returned(_, seconds, rss):
                 child.runs.popleft()
                 pool.note_job(child, rss)
@@ -237,6 +259,18 @@ class Desk:
             case NotRunnable(_, reason):
                 child.runs.popleft()
                 self._settlements += self._intake.cannot_run(run, reason, self._table)
+
+    def _free_at_start(self, run: Run) -> None:
+        """Give up the lock of a job that is unique until it starts."""
+        if self._locks is None or run.claim is None or run.options.unique is None or run.options.unique.until == "done":
+            return
+        run.renew_at = None
+        try:
+            self._locks.free(run.claim)
+        except LocksUnavailable as error:
+            log.warning(
+                "the lock of %s can't be given up: %s", run.route.id, error, extra={"event": "locks.unavailable"}
+            )
 
     def child_ended(self, child: Child, how: str, now: float) -> None:
         """A child's process is gone: the job that ran there pays an attempt, what was sent ahead doesn't."""
@@ -267,7 +301,9 @@ class Desk:
                 self._runs.drop(run)
 
     def _decide(self, run: Run, outcome: Outcome, seconds: float) -> Callback | None:
-        run.step = lifecycle.next_step(run.job, run.options, outcome, time.time())
+        run.step = lifecycle.next_step(
+            run.job, run.options, outcome, time.time(), worker=self._worker, draw=random.random()
+        )
         run.seconds = seconds
         if isinstance(run.step, Again):
             return "onRetry" if run.options.on_retry else None

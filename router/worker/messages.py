@@ -59,7 +59,7 @@ class Call(msgspec.Struct, frozen=True, tag=True):
     queue: str
     body: bytes
     callback: Callback
-    outcome: Literal["timeout", "died"]
+    outcome: Literal["timeout", "died", "expired"]
     error: str
 
 

@@ -70,9 +70,9 @@ class Worker:
         self._clock = Clock()
         self._started_at = self._clock.now()
         self._started_epoch = time.time()
-        self._desk = Desk(table, options.queues, broker.locks)
-        self._pool = Pool(options.concurrency, options.limits, self._hello(table))
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._desk = Desk(table, options.queues, broker.locks, self._name)
+        self._pool = Pool(options.concurrency, options.limits, self._hello(table))
         self._consumer = broker.consumer(self._name)
         self._wake = Wake()
         self._watchdog = Watchdog()

@@ -135,6 +135,7 @@ def test_every_other_setting_has_a_default() -> None:
         *("broker", "locks", "async", "queues", "extensions", "handlers"),  # what stands in them may have one
         *("bootstrap", "pythonpath", "include", "description", "event", "schema", "onFailure", "onRetry"),
         *("handler", "id", "concurrency", "uniqueBy", "url"),  # the last is that of `locks`
+        *("maxBackoffSeconds", "retryOn", "dontRetryOn", "expires"),
     }
 
 

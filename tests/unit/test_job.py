@@ -28,7 +28,7 @@ def test_the_body_is_one_readable_json_object_with_the_fields_of_the_design():
     body = json.loads(encode(JOB))
     assert body["event"] == {"order_id": 7}
     fields = {"v", "job", "round", "attempt", "point", "route", "event", "dispatched_at", "not_before"}
-    assert fields | {"waiting_since", "lock", "correlation", "causation", "history"} == set(body)
+    assert fields | {"waiting_since", "lock", "expires_at", "correlation", "causation", "history"} == set(body)
 
 
 def test_fields_that_a_newer_version_added_go_on_to_the_successor():

@@ -5,18 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.config.settings import MAX_WAIT, AsyncOptions, Backoff
+from router.config.settings import MAX_WAIT, AsyncOptions, Backoff, Unique
 from router.jobs.job import MAX_ERROR_BYTES, MAX_HISTORY, Job
 from router.jobs.lifecycle import (
     PARK_SECONDS,
     Again,
     Died,
+    Expired,
     Failed,
     Finish,
     Raised,
     Returned,
     TimedOut,
     cut,
+    is_expired,
     next_round,
     next_step,
     park,
@@ -144,3 +146,66 @@ def test_a_job_nobody_knows_waits_and_then_fails():
 def test_a_job_retried_by_an_operator_starts_the_next_round_with_the_same_id():
     job = next_round(a_job(attempt=3, not_before=5.0, waiting_since=1.0))
     assert (job.job, job.round, job.attempt, job.not_before, job.waiting_since) == ("j1", 2, 1, None, None)
+
+
+def test_no_wait_is_longer_than_the_longest_backoff():
+    assert waits_of(Backoff("exponential", (10.0,), most=25.0), 5) == [10, 20, 25, 25]
+    assert waits_of(Backoff(None, (10.0, 30.0), most=25.0), 3) == [10, 25]
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 9))
+def test_jitter_shortens_a_wait_by_at_most_its_share(jitter: float, draw: float, retry: int):
+    plain = Backoff("linear", (10.0,), most=50.0)
+    wait = msgspec.structs.replace(plain, jitter=jitter).wait(retry, draw)
+    assert plain.wait(retry) * (1 - jitter) <= wait <= plain.wait(retry)
+
+
+def test_a_delay_that_the_handler_asked_for_is_exact():
+    jittered = options(backoff=Backoff("fixed", (10.0,), most=1.0, jitter=1.0))
+    step = next_step(a_job(), jittered, Raised("Retry: later", asked="retry", delay=60.0), 100.0, draw=0.9)
+    assert isinstance(step, Again)
+    assert step.wait == 60.0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "path", "fails"),
+    [
+        (TimedOut(5.0), "router:JobTimeout", True),
+        (TimedOut(5.0), "router.errors:JobTimeout", True),
+        (TimedOut(5.0), "router:JobError", True),
+        (TimedOut(5.0), "builtins:Exception", True),
+        (TimedOut(5.0), "router:ChildDied", False),
+        (TimedOut(5.0), "builtins:TimeoutError", False),
+        (Died("killed by SIGKILL"), "router:ChildDied", True),
+        (Died("killed by SIGKILL"), "router:JobTimeout", False),
+    ],
+)
+def test_a_timeout_and_a_crash_fail_at_once_only_where_they_are_named(outcome, path: str, fails: bool):
+    named = msgspec.structs.replace(options(), dont_retry_on=("shop:Other", path), retry_on=("shop:Another",))
+    step = next_step(a_job(), named, outcome, 100.0)
+    assert isinstance(step, Failed if fails else Again)
+
+
+def test_an_expired_job_fails_without_paying_an_attempt_and_a_retry_by_hand_runs_it_all_the_same():
+    job = a_job(expires_at=90.0)
+    assert is_expired(job, 100.0)
+    assert not is_expired(job, 80.0)
+    assert not is_expired(a_job(), 1e12)
+    step = next_step(job, options(), Expired(), 100.0)
+    assert isinstance(step, Failed)
+    assert (step.reason, step.job.history) == ("expired", ())
+    assert not is_expired(next_round(step.job), 100.0)
+
+
+def test_what_was_unique_until_it_started_is_not_unique_at_its_next_attempt():
+    for until, lock in (("start", None), ("done", "key")):
+        unique = msgspec.structs.replace(options(), unique=Unique(until=until))
+        step = next_step(a_job(lock="key"), unique, Raised("x"), 100.0)
+        assert isinstance(step, Again)
+        assert step.successor.lock == lock
+
+
+def test_the_history_names_the_worker():
+    step = next_step(a_job(), options(), Raised("x"), 100.0, worker="host-1")
+    assert isinstance(step, Again)
+    assert step.successor.history[0].worker == "host-1"

@@ -1,0 +1,124 @@
+"""What is retried, when, how long a job may wait, who is told: options that steer a job's life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from router import Dispatch
+from tests.app import App
+
+WORK = """
+import json, os, time
+
+def write(what, **details):
+    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, (json.dumps({"what": what, **details}) + "\\n").encode())
+    os.close(fd)
+
+class Flaky(ConnectionError):
+    pass
+
+class Broken(Flaky):
+    pass
+
+def raises(event, context):
+    write("raises", name=event["name"], attempt=context.attempt)
+    raise {"Flaky": Flaky, "Broken": Broken, "ValueError": ValueError}[event["name"]](event["name"])
+
+def times_out(event):
+    write("times_out")
+    time.sleep(30)
+
+def slow(event):
+    write("slow.start")
+    time.sleep(event.get("seconds", 3))
+    write("slow.end")
+
+def late(event):
+    write("late")
+
+def failed(error, event):
+    write("failed", error=type(error).__name__)
+
+def failed_point(error, event):
+    write("failed_point", error=type(error).__name__)
+
+def failed_file(error, event):
+    write("failed_file", error=type(error).__name__)
+
+def retried(attempt, error):
+    write("retried", attempt=attempt)
+"""
+
+FILE = """
+version: 1
+pythonpath: ["."]
+async: {backoff: 100ms, backoff_strategy: fixed, onFailure: "work:failed_file", onRetry: "work:retried"}
+extensions:
+  raises:
+    handlers:
+      - handler: work:raises
+        async: {retryOn: ["builtins:ConnectionError"], dontRetryOn: ["work:Broken"], jitter: 0.5,
+                onFailure: "work:failed"}
+  times_out:
+    onFailure: work:failed_point
+    handlers:
+      - {handler: "work:times_out", async: {timeout: 500ms, dontRetryOn: ["router:JobTimeout"]}}
+  slow: {handlers: [{handler: "work:slow", async: {queue: narrow}}]}
+  late: {handlers: [{handler: "work:late", async: {queue: narrow, expires: 500ms}}]}
+  once: {handlers: [{handler: "work:slow", async: {uniqueJob: true, uniqueBy: [key], uniqueUntil: start}}]}
+"""
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], tmp_path: Path) -> App:
+    (tmp_path / "work.py").write_text(WORK)
+    return make_app(FILE)
+
+
+def test_exceptions_decide_whether_a_job_is_retried(app: App) -> None:
+    app.start_worker("--concurrency", "1")
+    for name in ("Flaky", "Broken", "ValueError"):
+        app.router("dispatch", "raises", "-p", f'{{"name": "{name}"}}')
+    app.router("dispatch", "times_out")
+    app.wait_for("failed", 3)
+    app.wait_for("failed_point")
+    attempts = {name: len(app.journal("raises", name=name)) for name in ("Flaky", "Broken", "ValueError")}
+    assert attempts == {"Flaky": 3, "Broken": 1, "ValueError": 1}
+    assert len(app.journal("times_out")) == 1
+    assert app.journal("failed_point") == [{"what": "failed_point", "error": "JobTimeout"}]
+    assert len(app.journal("retried")) == 2
+    assert not app.journal("failed_file")
+    app.wait_until(lambda: len(app.failed()) == 4)
+    assert sorted(job["reason"] for job in app.failed()) == ["attempts", "fail", "fail", "fail"]
+
+
+def test_a_job_that_could_not_start_in_time_fails_as_expired_and_says_so(app: App) -> None:
+    app.router("dispatch", "slow")
+    app.router("dispatch", "late")
+    app.start_worker("--concurrency", "1", "--queue", "narrow")
+    app.wait_for("failed_file", error="JobExpired")
+    assert not app.journal("late")
+    (job,) = app.wait_until(app.failed)
+    assert job["reason"] == "expired"
+    app.router("failed", "retry", "--all")
+    app.wait_for("late")
+
+
+def test_a_job_that_is_unique_until_it_starts_lets_one_more_wait_while_it_runs(app: App) -> None:
+    with app.application() as application:
+
+        def dispatch(seconds: float) -> Dispatch:
+            return application.dispatch("once", {"key": 1, "seconds": seconds})
+
+        first = dispatch(10)
+        assert dispatch(0).duplicates == (("work:slow", first.jobs["work:slow"]),)
+        app.start_worker("--concurrency", "1")
+        app.wait_for("slow.start")
+        second = app.wait_until(lambda: (done := dispatch(0)).jobs and done)
+        assert dispatch(0).duplicates == (("work:slow", second.jobs["work:slow"]),)
+    app.wait_for("slow.end", 2)
+    assert len(app.journal("slow.start")) == 2
