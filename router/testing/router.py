@@ -222,8 +222,8 @@ class TestRouter(Router):
 
     def _dated(self, outgoing: Outgoing) -> Outgoing:
         """That job as if it had been made at this router's time."""
-        now = self._clock()
-        job = msgspec.structs.replace(
-            decode(outgoing.body), dispatched_at=now, not_before=now + outgoing.delay if outgoing.delay else None
-        )
-        return replace(outgoing, body=encode(job, inherit=outgoing.body))
+        job = decode(outgoing.body)
+        later = self._clock() - job.dispatched_at
+        times = {name: getattr(job, name) for name in ("dispatched_at", "not_before", "expires_at")}
+        moved = {name: None if when is None else round(when + later, 6) for name, when in times.items()}
+        return replace(outgoing, body=encode(msgspec.structs.replace(job, **moved), inherit=outgoing.body))

@@ -17,7 +17,7 @@ from router.app.context import Context, current_job
 from router.brokers.base import Delivery, Done
 from router.brokers.memory import MemoryBroker, MemoryConsumer
 from router.config.settings import AsyncOptions, Route
-from router.errors import Fail, InvalidPayload, Retry, RouterError
+from router.errors import InvalidPayload, JobExpired, Retry, RouterError
 from router.jobs import lifecycle
 from router.jobs.job import Job, decode
 from router.locks.base import Held, Taken, claim_of
@@ -163,9 +163,10 @@ class JobRunner:
         )
         token = current_job.set(context)
         try:
-            error = yield from _call(runnable.handler, event, context=context)
-            outcome: lifecycle.Outcome = lifecycle.Returned() if error is None else _outcome(error)
+            error, outcome = yield from self._handle(turn, runnable, event, context)
             step = lifecycle.next_step(job, options, outcome, self._clock())
+            if isinstance(outcome, lifecycle.Expired) and isinstance(step, lifecycle.Failed):
+                error = JobExpired(step.error)
             callback_error = None
             if error is not None:
                 callback_error = yield from self._call_back(runnable, step, job, error, event)
@@ -180,6 +181,20 @@ class JobRunner:
                 self.errors[job.job] = error
                 return turn.ran("failed", error, callback_error=callback_error)
         return turn.ran("succeeded")
+
+    def _handle(
+        self, turn: _Turn, runnable: Runnable, event: Any, context: Context
+    ) -> Steps[tuple[BaseException | None, lifecycle.Outcome]]:
+        if lifecycle.is_expired(turn.job, self._clock()):
+            return None, lifecycle.Expired()
+        claim, unique = claim_of(turn.job), runnable.options.unique
+        if claim is not None and unique is not None and unique.until == "start" and self._broker.locks is not None:
+            self._broker.locks.free(claim)
+        error = yield from _call(runnable.handler, event, context=context)
+        if error is None:
+            return None, lifecycle.Returned()
+        delay = error.delay if isinstance(error, Retry) else None
+        return error, lifecycle.Raised(describe(error), runnable.asks(error), delay)
 
     def _call_back(
         self, runnable: Runnable, step: lifecycle.Step, job: Job, error: BaseException, event: Any
@@ -242,16 +257,6 @@ def _own_frames(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_HANDLERS):
         trace = trace.tb_next
     return trace
-
-
-def _outcome(error: BaseException) -> lifecycle.Raised:
-    match error:
-        case Retry():
-            return lifecycle.Raised(describe(error), "retry", error.delay)
-        case Fail():
-            return lifecycle.Raised(describe(error), "fail")
-        case _:
-            return lifecycle.Raised(describe(error))
 
 
 def _wrong(ran: Ran) -> BaseException | None:

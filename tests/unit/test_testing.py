@@ -78,6 +78,11 @@ def raises_more(event):
 def dispatches(event):
     router.dispatch("plain", {"from": "job"})
 
+def again_if_free(event):
+    calls.append(("free", event))
+    if len(calls) == 1:
+        router.dispatch("started", event)
+
 def again(event):
     router.dispatch("endless", event)
 """
@@ -108,6 +113,12 @@ extensions:
     handlers: [{handler: "till:single", async: {uniqueJob: true, uniqueBy: [key], uniqueLockTimeout: 1h, retries: 2}}]
   broken:
     handlers: [{handler: "till:one", async: {onRetry: "till:broken_callback"}}]
+  expiring:
+    handlers: [{handler: "till:one", async: {delay: 10s, expires: 1m, onFailure: "till:given_up"}}]
+  started:
+    handlers: [{handler: "till:again_if_free", async: {uniqueJob: true, uniqueUntil: start}}]
+  choosy:
+    handlers: [{handler: "till:one", async: {dontRetryOn: ["builtins:KeyError"], jitter: 0.5, backoffSeconds: 10}}]
   paid:
     event: till:Paid
     handlers: [{handler: "till:sync"}, {handler: "till:one", async: true}]
@@ -203,6 +214,19 @@ def test_an_event_is_recorded_as_it_was_before_handlers_changed_it(app: TestRout
     app.dispatch("changed", {"order_id": 7})
     assert app.dispatched[0].event == {"order_id": 7}
     assert app.queued[0].payload == {"order_id": 7}
+
+
+def test_an_event_that_waits_for_a_commit_counts_when_it_is_committed(app: TestRouter) -> None:
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.orm import Session
+
+    for end in (Session.rollback, Session.commit):
+        with Session(create_engine("sqlite://")) as session:
+            session.execute(text("SELECT 1"))
+            app.after_commit(session).dispatch("paid", {"order_id": 7})
+            assert app.dispatched == []
+            end(session)
+    assert [list(one.jobs) for one in app.dispatched] == [["till:one"]]
 
 
 def test_a_payload_that_cannot_travel_is_refused_at_dispatch(app: TestRouter) -> None:
@@ -507,6 +531,32 @@ def test_a_report_reads_well(app: TestRouter) -> None:
     assert lines[0].endswith("  stubborn (retried) {'n': 1}, attempt 1 of 3: retrying in 10s: ValueError: attempt 1")
     assert lines[2].endswith("attempt 3 of 3: failed: ValueError: attempt 3")
     assert str(app.run_jobs()) == "no job was due"
+
+
+def test_a_job_that_a_test_lets_expire_fails_unrun(app: TestRouter, till: Any) -> None:
+    app.dispatch("expiring", {"n": 1})
+    app.advance("70s")
+    app.dispatch("expiring", {"n": 2})
+    app.advance("1s")
+    report = app.run_jobs()
+    assert [(ran.outcome, ran.payload["n"]) for ran in report] == [("failed", 1), ("succeeded", 2)]
+    (failed,) = app.failed
+    assert (failed.reason, type(failed.error)) == ("expired", router.JobExpired)
+    assert till.calls == [("given up", failed.error, {"n": 1}), ("one", {"n": 2})]
+
+
+def test_exceptions_that_a_route_does_not_retry_fail_its_job_at_once(app: TestRouter, till: Any) -> None:
+    app.dispatch("choosy", {})
+    till.errors += [ValueError("again"), KeyError("enough")]
+    report = app.run_jobs()
+    assert [(ran.outcome, ran.retry_in) for ran in report] == [("retrying", 10.0), ("failed", None)]
+    assert [job.reason for job in app.failed] == ["fail"]
+
+
+def test_a_job_that_is_unique_until_it_starts_may_queue_another(app: TestRouter, till: Any) -> None:
+    app.dispatch("started", {"n": 1})
+    assert app.dispatch("started", {"n": 1}).duplicates
+    assert [ran.outcome for ran in app.run_jobs()] == ["succeeded", "succeeded"]
 
 
 # -- unique jobs, unknown routes, registered ones ------------------------------------------------------------------
