@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import config, dispatch, failed, init, routes, schema, status, topology, validate, worker
+from router.cli import config, dispatch, failed, init, locks, routes, schema, status, topology, validate, worker
 from router.cli.common import error, exit_code
 from router.config.loading import ENV_VARIABLE
 from router.errors import RouterError
@@ -80,6 +80,7 @@ app.command("dispatch")(dispatch.dispatch)
 app.command("run-worker")(worker.run_worker)
 app.command("status")(status.status)
 app.add_typer(failed.app, name="failed")
+app.add_typer(locks.app, name="locks")
 app.add_typer(topology.app, name="topology")
 
 

@@ -22,6 +22,14 @@ class Claim:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lock that is held now. ``left``: seconds until it runs out, if nobody renews it."""
+
+    claim: Claim
+    left: float
+
+
 def claim_of(job: Job) -> Claim | None:
     """What this attempt of a unique job must hold; None for any other job."""
     return Claim(job.lock, job.job, job.round, job.attempt) if job.lock else None
@@ -76,6 +84,10 @@ class Locks(Protocol):
 
     def holder(self, key: str) -> Claim | None:
         """Who holds ``key`` now; None if nobody does or the lease has run out."""
+        ...
+
+    def held(self, prefix: str) -> list[Lease]:
+        """Every lock that is held now and whose key begins with ``prefix``, by key."""
         ...
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from router.locks.base import Claim, Held, Superseded, Taken, Verdict
+from router.locks.base import Claim, Held, Lease, Superseded, Taken, Verdict
 
 
 class MemoryLocks:
@@ -46,6 +46,12 @@ class MemoryLocks:
     def holder(self, key: str) -> Claim | None:
         with self._mutex:
             return self._live(key)
+
+    def held(self, prefix: str) -> list[Lease]:
+        with self._mutex:
+            now = self._now()
+            keys = sorted(key for key in self._held if key.startswith(prefix) and self._held[key][1] > now)
+            return [Lease(self._held[key][0], self._held[key][1] - now) for key in keys]
 
     def close(self) -> None:
         """Nothing to let go of: the locks stay."""

@@ -6,6 +6,7 @@ is ``round:attempt:job``.
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 from redis import Redis
@@ -17,13 +18,16 @@ from redis.retry import Retry
 
 from router.config.urls import mask_url
 from router.errors import BrokerRefused, LocksUnavailable
-from router.locks.base import Claim, Held, Superseded, Taken, Verdict
+from router.locks.base import Claim, Held, Lease, Superseded, Taken, Verdict
 
 PREFIX = "router:lock:"
 
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 1.0
 """With one more try after a failure, these keep every call under 5 seconds."""
+
+_AT_ONCE = 500
+"""Locks that are looked at in one go."""
 
 # What is held, compared with the claim in ARGV[1..3] = job, round, attempt.
 _COMPARE = """
@@ -119,10 +123,27 @@ class RedisLocks:
             value = cast("str | None", self._redis.get(PREFIX + key))
         except (RedisError, OSError) as error:
             raise self._unavailable(error) from error
-        if value is None:
-            return None
-        round_, attempt, job = value.split(":", 2)
-        return Claim(key, job, int(round_), int(attempt))
+        return None if value is None else _claim(key, value)
+
+    def held(self, prefix: str) -> list[Lease]:
+        """See the contract."""
+        pattern = PREFIX + re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+        found: list[Lease] = []
+        try:
+            keys = sorted(set(self._redis.scan_iter(match=pattern, count=1000)))
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                pipeline = self._redis.pipeline(transaction=False)
+                for key in some:
+                    pipeline.get(key)
+                    pipeline.pttl(key)
+                answers = pipeline.execute()
+                for key, value, left in zip(some, answers[::2], answers[1::2], strict=True):
+                    if value is not None and left > 0:  # it may have ended since
+                        found.append(Lease(_claim(key.removeprefix(PREFIX), value), left / 1000))
+        except (RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+        return found
 
     def close(self) -> None:
         """See the contract."""
@@ -142,3 +163,8 @@ class RedisLocks:
         elif isinstance(error, ResponseError):
             hint = "; it must be a Redis that takes writes and runs Lua scripts"
         return LocksUnavailable(f"Redis at {self._shown}: {error}{hint}")
+
+
+def _claim(key: str, value: str) -> Claim:
+    round_, attempt, job = value.split(":", 2)
+    return Claim(key, job, int(round_), int(attempt))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from router.errors import BrokerError, LocksUnavailable
-from router.locks.base import Claim, Held, Superseded, Taken, Verdict
+from router.locks.base import Claim, Held, Lease, Superseded, Taken, Verdict
 from router.storage.sqlite import Database
 
 
@@ -63,6 +63,18 @@ def holder(cursor: sqlite3.Cursor, key: str, now: float) -> Claim | None:
     return None if row is None else Claim(*row)
 
 
+def held(cursor: sqlite3.Cursor, prefix: str, now: float) -> list[Lease]:
+    """`Locks.held` inside the transaction of ``cursor``."""
+    rows = cursor.execute(
+        """
+        SELECT key, job, round, attempt, expires_at FROM locks
+        WHERE substr(key, 1, length(:prefix)) = :prefix AND expires_at > :now ORDER BY key
+        """,
+        {"prefix": prefix, "now": now},
+    )
+    return [Lease(Claim(key, job, round_, attempt), expires_at - now) for key, job, round_, attempt, expires_at in rows]
+
+
 def _parameters(claim: Claim) -> dict[str, object]:
     return {"key": claim.key, "job": claim.job, "round": claim.round, "attempt": claim.attempt}
 
@@ -89,6 +101,10 @@ class SqliteLocks:
     def holder(self, key: str) -> Claim | None:
         with _locks_unavailable(), self.database.reading() as cursor:
             return holder(cursor, key, self._now())
+
+    def held(self, prefix: str) -> list[Lease]:
+        with _locks_unavailable(), self.database.reading() as cursor:
+            return held(cursor, prefix, self._now())
 
     def close(self) -> None:
         self.database.close()

@@ -122,3 +122,20 @@ def test_a_job_that_is_unique_until_it_starts_lets_one_more_wait_while_it_runs(a
         assert dispatch(0).duplicates == (("work:slow", second.jobs["work:slow"]),)
     app.wait_for("slow.end", 2)
     assert len(app.journal("slow.start")) == 2
+
+
+def test_locks_can_be_seen_and_one_whose_job_is_gone_can_be_given_up(app: App) -> None:
+    def dispatch(key: int) -> dict[str, object]:
+        return app.router("dispatch", "once", "-p", f'{{"key": {key}}}', "--format", "json").json()
+
+    assert app.router("locks", "list", "--format", "json").json() == []
+    first, _ = dispatch(1), dispatch(2)
+    held = app.router("locks", "list", "--format", "json").json()
+    assert {(lock["point"], lock["route"]) for lock in held} == {("once", "work:slow")}
+    assert len(held) == 2
+    job = first["jobs"]["work:slow"]
+    assert job in app.router("locks", "list").stdout
+    (digest,) = (lock["lock"] for lock in held if lock["job"] == job)
+    assert "is free" in app.router("locks", "release", digest[:12]).stdout
+    assert dispatch(1)["jobs"]
+    assert "no lock is held that begins with 'nonsense'" in app.router("locks", "release", "nonsense", code=2).stderr

@@ -15,7 +15,7 @@ from router.brokers.amqp.link import Address
 from router.brokers.base import Broker, Consumer
 from router.brokers.memory import MemoryBroker
 from router.brokers.sqlite import SqliteBroker
-from router.locks.base import Claim, Locks, Verdict
+from router.locks.base import Claim, Lease, Locks, Verdict
 from router.locks.memory import MemoryLocks
 from router.locks.redis import RedisLocks
 from router.locks.sqlite import SqliteLocks
@@ -148,6 +148,10 @@ class AgingRedis(RedisLocks):
     def holder(self, key: str) -> Claim | None:
         held = super().holder(self._own + key)
         return held and replace(held, key=key)
+
+    def held(self, prefix: str) -> list[Lease]:
+        found = super().held(self._own + prefix)
+        return [replace(one, claim=replace(one.claim, key=one.claim.key.removeprefix(self._own))) for one in found]
 
     def _mapped(self, claim: Claim) -> Claim:
         return replace(claim, key=self._own + claim.key)

@@ -6,7 +6,7 @@ import threading
 
 from broker_harness import Clock
 
-from router.locks.base import Claim, Held, Locks, Superseded, Taken
+from router.locks.base import Claim, Held, Lease, Locks, Superseded, Taken
 
 
 def claim(job: str = "j", round: int = 1, attempt: int = 1, key: str = "k") -> Claim:
@@ -125,3 +125,21 @@ def test_one_winner_among_threads(locks: Locks) -> None:
     holder = locks.holder("k")
     assert holder is not None
     assert verdicts.count(Taken(holder.job)) == 7
+
+
+def test_what_is_held_can_be_listed_by_the_beginning_of_its_key(locks: Locks, clock: Clock) -> None:
+    for number, key in enumerate(("a:p:r:1", "a:p:r:2", "a:p*:r:3", "ab:p:r:4", "A:p:r:5"), 1):
+        locks.hold(claim(f"j{number}", key=key), 10 if number == 2 else 100)
+    assert [lease.claim for lease in locks.held("a:")] == [
+        claim("j3", key="a:p*:r:3"),
+        claim("j1", key="a:p:r:1"),
+        claim("j2", key="a:p:r:2"),
+    ]
+    assert [lease.claim.job for lease in locks.held("a:p*")] == ["j3"]
+    assert locks.held("a:[pq]") == []
+    (short,) = locks.held("a:p:r:2")
+    assert isinstance(short, Lease)
+    assert 8 < short.left <= 10
+    clock.advance(10)
+    assert locks.held("a:p:r:2") == []
+    assert len(locks.held("")) >= 4
