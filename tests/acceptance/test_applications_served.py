@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,10 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+import sqlalchemy
+from sqlalchemy import orm
 
-from tests.app import DEADLINE, App
+from router.app import default
+from tests.app import DEADLINE, EXAMPLES, ROOT, App
 
-SCRIPTS = Path(sys.executable).parent
+DOCS = ROOT / "docs"
 WORKERS = 2
 REQUESTS = 30
 
@@ -69,26 +76,27 @@ async def asgi(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 """
 
-GUNICORN = ["gunicorn", "--preload", "--workers", str(WORKERS), "--bind", "127.0.0.1:0"]
-SERVERS = {
-    "gunicorn": [*GUNICORN, "web_app:wsgi"],
-    "gunicorn with threads": [*GUNICORN, "--threads", "3", "web_app:wsgi"],
-    "gunicorn with uvicorn's workers": [*GUNICORN, "--worker-class", "uvicorn.workers.UvicornWorker", "web_app:asgi"],
-    "uvicorn": ["uvicorn", "--workers", str(WORKERS), "--host", "127.0.0.1", "--port", "0", "web_app:asgi"],
-}
+PAGE = (DOCS / "applications.md").read_text()
+COMMANDS = re.findall(r"^\$ (.* web_app:.*)$", PAGE, re.MULTILINE)
+"""How the page says that servers are started, each with two workers."""
+ADDRESS = {"gunicorn": ["--bind", "127.0.0.1:0"], "uvicorn": ["--host", "127.0.0.1", "--port", "0"]}
 
 
 class Server:
     """A running server. ``address``: host and port, once it is ready."""
 
-    def __init__(self, command: list[str], folder: Path, env: dict[str, str], log: Path) -> None:
-        self._log = log
+    def __init__(self, command: str, app: App, place: Path) -> None:
+        """``place``: a new folder for what the server itself writes."""
+        place.mkdir()
+        self._log = place / "log"
         self.address = ""
-        with log.open("wb") as output:
+        name, *arguments = command.split()
+        env = {**os.environ, **app.env, "XDG_RUNTIME_DIR": str(place)}
+        with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [str(SCRIPTS / command[0]), *command[1:]],
-                cwd=folder,
-                env={**os.environ, **env},
+                [str(Path(sys.executable).with_name(name)), *ADDRESS[name], *arguments],
+                cwd=app.folder,
+                env=env,
                 stdout=output,
                 stderr=output,
             )
@@ -150,8 +158,8 @@ class Server:
 
 
 @contextmanager
-def serving(name: str, app: App) -> Iterator[Server]:
-    server = Server(SERVERS[name], app.folder, app.env, app.folder / f"{name.replace(' ', '-')}.log")
+def serving(command: str, app: App) -> Iterator[Server]:
+    server = Server(command, app, app.folder / f"server-{COMMANDS.index(command)}")
     try:
         yield server
     finally:
@@ -175,22 +183,99 @@ def test_servers_that_fork_lose_no_job_and_put_an_edit_in_force_without_any_cere
     def edited(answers: list[dict[str, Any]]) -> bool:
         return len(pids([answer for answer in answers if len(answer["jobs"]) == 2])) == WORKERS
 
+    assert len(COMMANDS) == 4
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(serving(name, app)) for name in SERVERS}
-        for server in servers.values():
+        servers = [stack.enter_context(serving(command, app)) for command in COMMANDS]
+        for server in servers:
             server.wait_until_ready()
-        answers = {name: server.get_until(busy) for name, server in servers.items()}
+        answers = [answer for server in servers for answer in server.get_until(busy)]
         app.config.write_text(app.config.read_text().replace(FILE, EDITED))
-        for name, server in servers.items():
-            answers[name] += server.get_until(edited)
-            assert not any(line in server.log() for line in ("Traceback", "ResourceWarning")), server.log()
+        for server in servers:
+            answers += server.get_until(edited)
+            assert not any(line in server.log() for line in ("Traceback", "Warning")), server.log()
     worker = app.start_worker("--stop-when-empty", "--concurrency", "1")
     assert worker.wait() == 0
 
     confirmed = Counter(line["job"] for line in app.journal("confirmed"))
-    sent = Counter(answer["jobs"]["web_handlers:confirm"] for of in answers.values() for answer in of)
+    sent = Counter(answer["jobs"]["web_handlers:confirm"] for answer in answers)
     at_import = Counter(line["job"] for line in app.journal("confirmed", order="in the master"))
     assert confirmed == sent + at_import
     assert set(confirmed.values()) == {1}
-    assert len(at_import) >= len(SERVERS)
+    assert len(at_import) >= len(COMMANDS)
     assert app.failed() == []
+
+
+SAID = {
+    "fastapi_shop/main.py": """
+POST /orders?item=lamp: 200 {'order_id': 1, 'results': {'handlers:reserve': 'lamp reserved for order 1'}}
+POST /orders?item=unicorn: 409 {'detail': 'sold out'}
+GET /orders: 200 ['lamp']
+POST /stock/lamp?left=3: 200 {'results': {'handlers:audit': '3 of lamp noted', 'handlers:price': 120}, 'queued': 1}
+mail: lamp of order 1 is on its way
+supplier: more of lamp, please
+""",
+    "django_shop/run.py": """
+order 1 is committed
+POST /orders/lamp: 200 {'order_id': 1}
+POST /orders/unicorn: 409 {'detail': 'sold out'}
+GET /orders: 200 {'orders': [{'item': 'lamp', 'confirmed': False}]}
+mail: lamp is on its way
+""",
+}
+
+
+@pytest.mark.parametrize("script", SAID)
+def test_an_example_runs_by_one_command_and_dispatches_only_what_is_committed(script: str) -> None:
+    command = [sys.executable, str(EXAMPLES / script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Two jobs of different queues may run in either order.
+    assert sorted(done.stdout.splitlines()) == sorted(SAID[script].strip().splitlines()), done.stderr
+
+
+CODE = re.findall(r"^```python ?(\S*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_code_of_the_page_that_is_an_examples_is_there() -> None:
+    excerpts = [(name, code) for name, code in CODE if name]
+    assert len(excerpts) >= 5
+    for name, code in excerpts:
+        assert code in (ROOT / name).read_text()
+
+
+def test_the_code_of_the_page_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(EXAMPLES / "fastapi_shop", tmp_path / "shop")
+    monkeypatch.chdir(tmp_path / "shop")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(default, "_default", None)
+    monkeypatch.delenv("ROUTER_CONFIG", raising=False)
+
+    class Base(orm.DeclarativeBase): ...
+
+    class Order(Base):
+        __tablename__ = "orders"
+        id = orm.mapped_column(sqlalchemy.Integer, primary_key=True)
+        item = orm.mapped_column(sqlalchemy.String)
+
+    engine = sqlalchemy.create_engine("sqlite:///shop.db")
+    Base.metadata.create_all(engine)
+    names = {"Session": orm.Session, "engine": engine, "Order": Order}
+    checked = 0
+    try:
+        for block in [code for name, code in CODE if not name]:
+            run(block, names)
+            # A line that shows its value is run once more. Within a block that is indented it can't be.
+            for shown, value in re.findall(r"^(\S.*?)  # -> (.*)$", block, re.MULTILINE):
+                assert eval(shown, names) == ast.literal_eval(value)
+                checked += 1
+    finally:
+        engine.dispose()
+        sys.modules.pop("handlers", None)
+    assert checked >= 4
+
+
+def run(code: str, names: dict[str, Any]) -> None:
+    """Run it; at its top level it may await."""
+    running = eval(compile(code, "applications.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    if running is not None:
+        asyncio.run(running)
