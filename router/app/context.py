@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import MutableMapping
 from contextvars import ContextVar
+from typing import Any
 
 import msgspec
 
@@ -25,9 +27,24 @@ class Context(msgspec.Struct, frozen=True):
     max_attempts: int = 1
 
     @property
-    def logger(self) -> logging.Logger:
-        """A logger of the handler's own, ``router.handlers.<route>``."""
-        return logging.getLogger(f"router.handlers.{self.route}")
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger of the handler's own, ``router.handlers.<route>``, whose records carry what this call belongs to:
+        ``job``, ``point``, ``route``, ``queue``, ``attempt`` and ``correlation`` are fields of each."""
+        fields = {
+            "job": self.job_id,
+            "point": self.point,
+            "route": self.route,
+            "queue": self.queue,
+            "attempt": self.attempt,
+            "correlation": self.correlation_id,
+        }
+        return _FieldsLogger(logging.getLogger(f"router.handlers.{self.route}"), fields)
+
+
+class _FieldsLogger(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
+        """Add the fields to those that the call itself gives, which win."""
+        return msg, {**kwargs, "extra": {**(self.extra or {}), **(kwargs.get("extra") or {})}}
 
 
 current_job: ContextVar[Context | None] = ContextVar("current_job", default=None)

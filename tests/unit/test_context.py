@@ -1,0 +1,35 @@
+"""What a handler knows of its own call."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from router import Context
+from router.logs import set_up_logging
+
+CONTEXT = Context("order.placed", "confirmation", "c1", 1.0, "j1", "mail", 2, 5)
+
+
+def test_each_record_of_the_logger_carries_what_the_call_belongs_to(caplog: pytest.LogCaptureFixture) -> None:
+    CONTEXT.logger.warning("sent %d", 3, extra={"recipient": "you", "queue": "its own"})
+    (record,) = caplog.records
+    assert (record.name, record.getMessage()) == ("router.handlers.confirmation", "sent 3")
+    fields = {name: getattr(record, name) for name in ("job", "point", "route", "attempt", "correlation", "recipient")}
+    assert fields == {
+        **{"job": "j1", "point": "order.placed", "route": "confirmation", "attempt": 2, "correlation": "c1"},
+        "recipient": "you",
+    }
+    assert record.queue == "its own"  # type: ignore[attr-defined]
+
+
+def test_the_json_log_has_the_fields(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    set_up_logging("info", "json")
+    CONTEXT.logger.info("sent")
+    line = json.loads(capsys.readouterr().err)
+    assert (line["message"], line["job"], line["correlation"]) == ("sent", "j1", "c1")
