@@ -19,7 +19,11 @@ def test_each_record_of_the_logger_carries_what_the_call_belongs_to(caplog: pyte
     assert (record.name, record.getMessage()) == ("router.handlers.confirmation", "sent 3")
     fields = {name: getattr(record, name) for name in ("job", "point", "route", "attempt", "correlation", "recipient")}
     assert fields == {
-        **{"job": "j1", "point": "order.placed", "route": "confirmation", "attempt": 2, "correlation": "c1"},
+        "job": "j1",
+        "point": "order.placed",
+        "route": "confirmation",
+        "attempt": 2,
+        "correlation": "c1",
         "recipient": "you",
     }
     assert record.queue == "its own"  # type: ignore[attr-defined]

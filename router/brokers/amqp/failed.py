@@ -16,7 +16,7 @@ from typing import Any
 from amqp.exceptions import ChannelError
 
 from router.brokers.amqp.declare import LOCKED, NOT_FOUND, Admin
-from router.brokers.amqp.link import Link, describe
+from router.brokers.amqp.link import Link, LinkDown, describe
 from router.brokers.amqp.messages import read_failed
 from router.brokers.amqp.names import Names
 from router.brokers.base import Decision, FailedJob, Forget, Receipt, Requeue, Sweep, together
@@ -36,6 +36,9 @@ PATIENCE = 5.0
 
 OTHERS = 60.0
 """Seconds for which somebody else who browses is waited for."""
+
+CLOSE_SECONDS = 10.0
+"""How long RabbitMQ may take to carry out the last acks."""
 
 TOLD_AFTER = 1.5
 """Seconds of that after which it is told."""
@@ -80,7 +83,12 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # In good order, so that the acks are carried out and what is kept is back in the queue.
+        try:
+            # In good order: what is answered after the acks says that they are carried out.
+            with self._link.within(CLOSE_SECONDS):
+                self._channel.close()
+        except (LinkDown, ChannelError) as problem:
+            log.warning("failed jobs that were retried or forgotten just now may be there still: %s", problem)
         self._link.close()
 
     def _wait(self, seconds: float = 0.02) -> None:
