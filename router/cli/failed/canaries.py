@@ -1,0 +1,118 @@
+"""``router failed retry --canary``: a few first, the others only if those succeed.
+
+RabbitMQ can't be asked what has become of a job. But a job that holds a lock keeps it until it is done, or has failed
+for good: so a canary gets one, under a key of its own if it isn't unique. Without a lock store it counts as done when
+its queue is empty and nothing of that queue runs, for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from router.app.router import Router
+from router.brokers.base import FailedJob, Outgoing
+from router.cli.failed.selecting import decoded
+from router.cli.failed.sweeping import browse
+from router.config.settings import AsyncOptions
+from router.jobs.job import Job
+from router.locks.base import Locks
+
+LOOK_EVERY = 0.2
+
+LOOK_AGAIN = 1.0
+"""Seconds after which one that seems to be done is looked at again: its failed copy may come a moment later."""
+
+_MARK = ":canary:"
+
+
+def as_canary(job: Job, options: AsyncOptions | None, namespace: str, locks: Locks | None) -> Job:
+    """The next round of a job, with one attempt, so that it tells soon, and a lock by which it can be watched."""
+    attempt = options.max_attempts if options else job.attempt
+    lock = job.lock or (f"{namespace}{_MARK}{job.job}" if locks is not None else None)
+    return msgspec.structs.replace(job, attempt=attempt, lock=lock)
+
+
+def without_mark(job: Job) -> Job:
+    """The job as it was before it was a canary."""
+    return msgspec.structs.replace(job, lock=None) if job.lock and _MARK in job.lock else job
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of the canaries, by job id: ``failed`` again and why, or not ``done`` in time."""
+
+    failed: Mapping[str, str]
+    waiting: frozenset[str]
+    inferred: bool
+
+
+class Watch:
+    """Waits for canaries. ``sent``: as they were published."""
+
+    def __init__(self, router: Router, sent: Mapping[str, Outgoing], rounds: Mapping[str, int]) -> None:
+        self._broker = router.broker
+        self._sent = sent
+        self._rounds = rounds
+        self._gone_since: dict[str, float] = {}
+
+    def until(self, deadline: float) -> Verdict:
+        """Until each is done, the first has failed again, or it is ``deadline`` (monotonic)."""
+        waiting = set(self._sent)
+        inferred = self._broker.locks is None
+        while True:
+            done = self._done(waiting)
+            if done:
+                failed = self._failed(waiting)
+                waiting -= done
+                if failed or not waiting:
+                    return Verdict(failed, frozenset(waiting - failed.keys()), inferred)
+            if time.monotonic() >= deadline:
+                failed = self._failed(waiting)
+                return Verdict(failed, frozenset(waiting - failed.keys()), inferred)
+            time.sleep(LOOK_EVERY)
+
+    def _done(self, waiting: set[str]) -> set[str]:
+        """Those that are neither queued nor running any more, for `LOOK_AGAIN` now."""
+        now = time.monotonic()
+        locks = self._broker.locks
+        gone = self._unlocked(waiting, locks) if locks is not None else self._drained(waiting)
+        self._gone_since = {job: self._gone_since.get(job, now) for job in gone}
+        return {job for job, since in self._gone_since.items() if now - since >= LOOK_AGAIN}
+
+    def _unlocked(self, waiting: set[str], locks: Locks) -> set[str]:
+        gone = set()
+        for job in waiting:
+            claim = self._sent[job].claim
+            holder = locks.holder(claim.key) if claim is not None else None
+            if holder is None or holder.job != job:
+                gone.add(job)
+        return gone
+
+    def _drained(self, waiting: set[str]) -> set[str]:
+        queues = {self._sent[job].queue for job in waiting}
+        counts = self._broker.counts(sorted(queues)).queues
+        busy = {queue for state in self._broker.workers() for queue, *_ in state.running}
+        idle = {queue for queue in queues - busy if not counts[queue].ready}
+        return {job for job in waiting if self._sent[job].queue in idle}
+
+    def _failed(self, waiting: set[str]) -> dict[str, str]:
+        """Which have failed again, and why."""
+        found: dict[str, str] = {}
+
+        def visit(failed: FailedJob) -> None:
+            if failed.id in waiting:
+                job = decoded(failed)
+                if job is not None and job.round >= self._rounds[failed.id]:
+                    found[failed.id] = failed.error.split("\n", 1)[0]
+
+        browse(self._broker, visit)
+        return found
+
+
+def lengthened(outgoing: Outgoing, within: float) -> Outgoing:
+    """With a lock that doesn't run out while it is watched."""
+    return replace(outgoing, lease=max(outgoing.lease, within + 60.0)) if outgoing.claim is not None else outgoing

@@ -1,0 +1,101 @@
+"""``router failed retry --edit``: the payload of one failed job, in the operator's editor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from router.app.plan import make_plan
+from router.app.router import Router
+from router.cli.common import error, on_terminal
+from router.config.settings import Point
+from router.errors import InvalidPayload, RouterError
+from router.jobs.job import Job
+from router.jobs.unique import lock_key
+
+
+def edit(router: Router, job: Job) -> Job | None:
+    """The job with its payload as it was edited, checked as a dispatch would; None where nothing was changed.
+
+    A mistake is shown, and the editor offered again where somebody is there. Raises RouterError.
+    """
+    point = router.table.points.get(job.point)
+    if point is None:
+        raise RouterError(
+            f"the file has no point {job.point!r}, so that nobody can check an edited payload; put it back into the "
+            "file, or retry without --edit"
+        )
+    before = msgspec.json.format(bytes(job.event), indent=2).decode() + "\n"
+    text = before
+    while True:
+        text = _in_editor(text, job.job)
+        if not text.strip() or text == before:
+            return None
+        try:
+            return _with_payload(router, point, job, text)
+        except InvalidPayload as problem:
+            error(str(problem))
+            if not (on_terminal() and sys.stdin.isatty()) or not typer.confirm("Edit again?", default=True, err=True):
+                raise RouterError("the edited payload can't be used; nothing was done, the job stays failed") from None
+
+
+def _with_payload(router: Router, point: Point, job: Job, text: str) -> Job:
+    payload = _parse(text, job.point)
+    later = tuple(route for route in point.routes if route.options is not None)
+    # Without the synchronous handlers, which nobody needs here, and which may not be importable here.
+    _, data = make_plan(msgspec.structs.replace(point, routes=later), {}).prepare(payload)
+    if data is None:
+        data = msgspec.json.encode(payload)
+    lock = job.lock
+    route = router.table.find(job.point, job.route)
+    if route is not None and route.options is not None and route.options.unique is not None:
+        lock = lock_key(router.table.settings.namespace, job.point, job.route, route.options.unique, data)
+    return msgspec.structs.replace(job, event=msgspec.Raw(data), lock=lock)
+
+
+def _parse(text: str, point: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError) as problem:
+        try:
+            json.loads(text)
+            where = str(problem)
+        except (ValueError, RecursionError) as located:
+            where = str(located)  # with line and column
+        raise InvalidPayload(f"{point}: the payload is no JSON: {where}") from problem
+
+
+def _in_editor(text: str, job: str) -> str:
+    """The text as the operator leaves it."""
+    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    with tempfile.TemporaryDirectory(prefix="router-") as folder:  # for the operator's eyes only
+        file = Path(folder) / f"{job}.json"
+        file.write_text(text)
+        # Ctrl-C in the editor is the editor's. No SIG_IGN, which it would inherit.
+        before = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            code = subprocess.call([*command, str(file)])
+        except OSError as problem:
+            raise RouterError(
+                f"the editor {command[0]!r} can't be started: {problem.strerror}; set $VISUAL or $EDITOR to one"
+            ) from problem
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if code:
+            raise RouterError(f"the editor ended with code {code}; nothing was done, the job stays failed")
+        try:
+            return file.read_text()
+        except FileNotFoundError:
+            return ""
+        except UnicodeDecodeError as problem:
+            raise RouterError(f"what the editor has written is no UTF-8: {problem}; nothing was done") from problem

@@ -1,0 +1,158 @@
+"""Going through the failed jobs for a command: how far it is, and what Ctrl-C leaves."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from router.brokers.base import Broker, Decision, FailedJob, Keep, Sweep
+from router.cli.common import counted, error, on_terminal
+from router.errors import RouterError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as everywhere."""
+
+MOST_PROBLEMS = 20
+"""Lines of problems that are shown."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done, even if it came to no good end: ``interrupted`` by Ctrl-C, or by ``problem``."""
+
+    requeued: list[str] = field(default_factory=list)
+    forgotten: int = 0
+    duplicates: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    problem: RouterError | None = None
+
+
+def carry_out(broker: Broker, decide: Callable[[FailedJob], Decision], doing: str) -> Tally:
+    """Do with every failed job as ``decide`` says. Ctrl-C ends it between two steps, a second one at once."""
+    tally = Tally()
+    looked_at = 0
+    with _CtrlC() as ctrl_c, progress(doing, lambda: broker.counts([]).failed) as advance:
+
+        def asked(failed: FailedJob) -> Decision:
+            nonlocal looked_at
+            ctrl_c.may_take_effect()
+            looked_at += 1
+            return decide(failed)
+
+        def report(step: Sweep) -> None:
+            nonlocal looked_at
+            tally.requeued += step.requeued
+            tally.forgotten += len(step.forgotten)
+            tally.duplicates.update(step.duplicates)
+            advance(looked_at)
+            looked_at = 0
+
+        try:
+            broker.sweep(asked, report)
+        except KeyboardInterrupt:
+            tally.interrupted = True
+        except RouterError as problem:
+            tally.problem = problem
+    return tally
+
+
+def browse(broker: Broker, visit: Callable[[FailedJob], None]) -> None:
+    """Show ``visit`` every failed job; they stay as they are."""
+
+    def look(failed: FailedJob) -> Keep:
+        visit(failed)
+        return Keep()
+
+    tally = carry_out(broker, look, "reading")
+    if tally.interrupted:
+        interrupted("nothing was changed")
+    if tally.problem is not None:
+        raise tally.problem
+
+
+def interrupted(what_is: str) -> None:
+    """End the command after Ctrl-C; ``what_is``: what was done, and what wasn't."""
+    error(f"interrupted: {what_is}")
+    raise typer.Exit(INTERRUPTED)
+
+
+def finish(tally: Tally, done: str, problems: list[str]) -> None:
+    """Say what was ``done``, and end the command unless all went well."""
+    typer.echo(done)
+    if tally.interrupted:
+        interrupted("the others stay failed; the same command again goes on with them")
+    for problem in problems[:MOST_PROBLEMS]:
+        error(problem)
+    if len(problems) > MOST_PROBLEMS:
+        error(f"so it is with {counted(len(problems) - MOST_PROBLEMS, 'more job')}")
+    if tally.problem is not None:
+        raise tally.problem
+    if problems:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def progress(doing: str, total: Callable[[], int | None]) -> Iterator[Callable[[int], None]]:
+    """A line on a terminal, from the first call of the function on: so many more are done."""
+    shown: Progress | None = None
+
+    def advance(count: int) -> None:
+        nonlocal shown
+        if not on_terminal():
+            return
+        if shown is None:
+            shown = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            shown.add_task(doing, total=known)
+            shown.start()
+        shown.advance(shown.task_ids[0], count)
+
+    known = total() if on_terminal() else None
+    try:
+        yield advance
+    finally:
+        if shown is not None:
+            shown.stop()
+
+
+class _CtrlC:
+    """Ctrl-C takes effect where the work allows it; before it has begun, and the second time, at once."""
+
+    def __init__(self) -> None:
+        self._began = False
+        self._asked = False
+
+    def may_take_effect(self) -> None:
+        """Here."""
+        self._began = True
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> _CtrlC:
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._pressed)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _pressed(self, _: int, __: FrameType | None) -> None:
+        if self._asked or not self._began:
+            raise KeyboardInterrupt
+        self._asked = True
