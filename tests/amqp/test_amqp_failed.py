@@ -82,6 +82,17 @@ def test_keep_forget_requeue(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> N
     assert set(ids(take(consumer, 39, "b"))) == set(sweep.requeued)
 
 
+@pytest.mark.parametrize("kept", [0, 3])
+def test_what_was_removed_at_the_very_end_is_gone(setup: Setup, kept: int) -> None:
+    """RabbitMQ drops acks that come just before the end of a channel, all but the first 33."""
+    broker = setup.broker()
+    made = fill(setup, broker, 200)
+    sweep = broker.sweep(lambda one: Keep() if one in made[:kept] else Forget())
+    assert len(sweep.forgotten) == 200 - kept
+    assert broker.counts([]).failed == kept
+    assert broker.failed() == made[:kept]
+
+
 def test_a_retry_whose_lock_is_taken_stays_failed(setup: Setup) -> None:
     locks = MemoryLocks()
     broker = setup.broker(locks=locks)

@@ -76,6 +76,7 @@ class Browser:
         self._arrivals: list[Browsed] = []
         self._tag = 0
         self._ours = False
+        self._removed = False
 
     def __enter__(self) -> Browser:
         return self
@@ -84,12 +85,30 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            # In good order: what is answered after the acks says that they are carried out.
-            with self._link.within(CLOSE_SECONDS):
-                self._channel.close()
-        except (LinkDown, ChannelError) as problem:
-            log.warning("failed jobs that were retried or forgotten just now may be there still: %s", problem)
-        self._link.close()
+            self._give_back()
+        except (LinkDown, ChannelError, BrokerRefused) as problem:
+            if self._removed:
+                log.warning("failed jobs that were retried or forgotten just now may be there still: %s", problem)
+        finally:
+            self._link.close()
+
+    def _give_back(self) -> None:
+        """What is kept goes back, and every ack is carried out.
+
+        RabbitMQ forgets acks that come just before the end of a channel: beyond 32 that its queue hasn't carried out
+        yet it puts them aside. But a cancelled consumer counts until all that it held is acked or back.
+        """
+        if not self._tag:
+            return
+        with self._link.within(CLOSE_SECONDS):
+            self._channel.basic_cancel(str(self._tag))
+        with self._link.sending():
+            self._channel.nack(0, multiple=True)
+        until = time.monotonic() + CLOSE_SECONDS
+        while self._look().consumers:
+            if time.monotonic() > until:
+                raise LinkDown(f"RabbitMQ did not say so within {CLOSE_SECONDS:g} s")
+            self._wait(0.01)
 
     def _wait(self, seconds: float = 0.02) -> None:
         try:
@@ -132,7 +151,8 @@ class Browser:
                 raise BrokerUnavailable("RabbitMQ stopped handing out failed jobs; nothing is lost, try again")
 
     def remove(self, browsed: Browsed) -> None:
-        """Ack it: it is gone from the failed jobs."""
+        """Ack it: it is gone from the failed jobs, by the end of the browser at the latest."""
+        self._removed = True
         with self._link.sending():
             self._channel.basic_ack(browsed.number)
 
