@@ -43,8 +43,9 @@ def main() -> None:
         os.environ["ROUTER_CONFIG"] = str(HERE / "extensions.yaml")
         os.environ["DJANGO_SETTINGS_MODULE"] = "django_shop.settings"
         customers()
-        command = [str(Path(sys.executable).with_name("router")), "run-worker", "--stop-when-empty"]
-        subprocess.run([*command, "--log-level", "warning"], check=True, timeout=60)
+        command = [str(Path(sys.executable).with_name("router")), "run-worker"]
+        options = ["--stop-when-empty", "--concurrency", "1", "--log-level", "warning"]
+        subprocess.run([*command, *options], check=True, timeout=60)
 
 
 if __name__ == "__main__":

@@ -114,8 +114,13 @@ def main() -> None:
         os.environ["SHOP_DATABASE"] = f"sqlite+aiosqlite:///{folder}/shop.db"
         os.environ.setdefault("ROUTER_BROKER_URL", f"sqlite:///{folder}/router.db")
         asyncio.run(customers())
-        command = [str(Path(sys.executable).with_name("router")), "run-worker", "--stop-when-empty"]
-        options = ["--log-level", "warning", "--config", str(HERE / "extensions.yaml")]
+        command = [
+            str(Path(sys.executable).with_name("router")),
+            "run-worker",
+            "--config",
+            str(HERE / "extensions.yaml"),
+        ]
+        options = ["--stop-when-empty", "--concurrency", "1", "--log-level", "warning"]
         subprocess.run([*command, *options], check=True, timeout=60)
 
 

@@ -90,6 +90,7 @@ class Server:
         place.mkdir()
         self._log = place / "log"
         self.address = ""
+        self._family: list[psutil.Process] = []
         name, *arguments = command.split()
         env = {**os.environ, **app.env, "XDG_RUNTIME_DIR": str(place)}
         with self._log.open("wb") as output:
@@ -141,17 +142,22 @@ class Server:
                 time.sleep(0.05)
         return answers
 
+    def terminate(self) -> None:
+        """Tell it to end, by SIGTERM."""
+        if not self._family and self.process.poll() is None:
+            self._family = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.terminate()
+
     def end(self) -> None:
-        """End it by SIGTERM. Asserts that it obeys, and leaves nothing behind."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.terminate()
+        """End it. Asserts that it obeys, and leaves nothing behind."""
+        self.terminate()
         try:
             code: int | None = self.process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             code = None
             self.process.kill()
             self.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(self._family, timeout=10)
         for process in alive:
             process.kill()
         assert (code in (0, -15), alive) == (True, []), f"{code}\n{self.log()}"
@@ -192,7 +198,9 @@ def test_servers_that_fork_lose_no_job_and_put_an_edit_in_force_without_any_cere
         app.config.write_text(app.config.read_text().replace(FILE, EDITED))
         for server in servers:
             answers += server.get_until(edited)
-            assert not any(line in server.log() for line in ("Traceback", "Warning")), server.log()
+        for server in servers:
+            server.terminate()
+            assert not any(word in server.log() for word in ("Traceback", "Warning")), server.log()
     worker = app.start_worker("--stop-when-empty", "--concurrency", "1")
     assert worker.wait() == 0
 
