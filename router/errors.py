@@ -14,6 +14,7 @@
     │   ├── BrokerUnavailable    out of reach or busy: worth another try
     │   └── BrokerRefused        wrong set-up: trying again changes nothing
     ├── LocksUnavailable     the lock store is out of reach; nothing was queued unlocked
+    ├── EndlessJobs          ``TestRouter.run_jobs``: jobs that make jobs without end
     └── JobError             given to ``onFailure`` and ``onRetry`` where the original exception is gone
         ├── JobTimeout
         ├── JobExpired
