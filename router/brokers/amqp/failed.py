@@ -31,7 +31,7 @@ PAGE = 20_000
 BATCH = 500
 """Failed jobs that are decided about, and requeued, together."""
 
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds without a job although some are there."""
 
 OTHERS = 60.0
@@ -117,38 +117,25 @@ class Browser:
             raise BrokerRefused(f"{self._names.failed} can't be browsed: {describe(error)}") from error
 
     def pages(self) -> Iterator[list[Browsed]]:
-        """Every failed job, in lists of at most `PAGE`. All stay held until the browser is closed."""
+        """Every job that is a failed one now, in lists of at most `PAGE`. All stay held until the browser is closed."""
         self._wait_for_others()
-        expected = self._look().ready
-        if not expected:
-            return
-        self._consume()
-        progress_at = looked_at = time.monotonic()
-        seen = 0
-        while True:
-            before = len(self._arrivals)
-            self._wait()
-            now = time.monotonic()
-            if len(self._arrivals) > before:
-                progress_at = now
-            if len(self._arrivals) >= PAGE:
-                page, self._arrivals = self._arrivals, []
-                seen += len(page)
-                yield page
-                progress_at = time.monotonic()
-                self._consume()
-                continue
-            if len(self._arrivals) > before or now - looked_at < (_LOOK_EVERY if seen + before < expected else 0.0):
-                continue
-            looked_at = now
-            if not self._look().ready:
-                self._wait()  # for what was on its way
-                if self._arrivals:
-                    yield self._arrivals
-                    self._arrivals = []
-                return
-            if now - progress_at > PATIENCE:
-                raise BrokerUnavailable("RabbitMQ stopped handing out failed jobs; nothing is lost, try again")
+        missing = self._look().ready
+        progress_at = time.monotonic()
+        while missing > 0:
+            self._consume()
+            wanted = min(missing, PAGE)
+            while len(self._arrivals) < wanted:
+                before = len(self._arrivals)
+                self._wait()
+                # That none is ready any more wouldn't say that all have come: what was sent may take its time.
+                if len(self._arrivals) > before:
+                    progress_at = time.monotonic()
+                elif time.monotonic() - progress_at > PATIENCE:
+                    raise BrokerUnavailable("RabbitMQ stopped handing out failed jobs; nothing is lost, try again")
+            page, self._arrivals = self._arrivals, []
+            missing -= len(page)
+            yield page
+            progress_at = time.monotonic()
 
     def remove(self, browsed: Browsed) -> None:
         """Ack it: it is gone from the failed jobs, by the end of the browser at the latest."""
