@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -19,14 +20,15 @@ from router.brokers.amqp.declare import LOCKED, NOT_FOUND, Admin
 from router.brokers.amqp.link import Link, LinkDown, describe
 from router.brokers.amqp.messages import read_failed
 from router.brokers.amqp.names import Names
+from router.brokers.amqp.wire import Channel
 from router.brokers.base import Decision, FailedJob, Forget, Receipt, Requeue, Sweep, together
 from router.errors import BrokerRefused, BrokerUnavailable
 from router.locks.base import Claim
 
 log = logging.getLogger(__name__)
 
-PAGE = 20_000
-"""Jobs that are held at a time in memory, by one consumer tag (65,535 is the most that RabbitMQ allows)."""
+PAGE = 2_000
+"""Jobs in memory at a time, held by a channel of their own: for each ack RabbitMQ searches what its channel holds."""
 
 BATCH = 500
 """Failed jobs that are decided about, and requeued, together."""
@@ -44,6 +46,7 @@ TOLD_AFTER = 1.5
 """Seconds of that after which it is told."""
 
 _LOOK_EVERY = 0.1
+_TAG = "browser"
 
 BROWSING = "someone is browsing the failed jobs of this namespace"
 
@@ -61,6 +64,7 @@ class Browsed:
     """A failed job and how to ack it."""
 
     job: FailedJob
+    channel: Channel
     number: int
 
 
@@ -71,10 +75,8 @@ class Browser:
         self._link = link
         self._names = names
         self._admin = Admin(link)
-        self._channel = link.channel()
-        self._channel.on_deliver = self._arrived
+        self._channels: list[Channel] = []
         self._arrivals: list[Browsed] = []
-        self._tag = 0
         self._ours = False
         self._removed = False
 
@@ -98,14 +100,11 @@ class Browser:
         RabbitMQ forgets acks that come just before the end of a channel: beyond 32 that its queue hasn't carried out
         yet it puts them aside. But a cancelled consumer counts until all that it held is acked or back.
         """
-        if not self._tag:
-            return
-        with self._link.within(CLOSE_SECONDS):
-            self._channel.basic_cancel(str(self._tag))
         with self._link.sending():
-            self._channel.nack(0, multiple=True)
+            for channel in self._channels:
+                channel.nack(0, multiple=True)
         until = time.monotonic() + CLOSE_SECONDS
-        while self._look().consumers:
+        while self._channels and self._look().consumers:
             if time.monotonic() > until:
                 raise LinkDown(f"RabbitMQ did not say so within {CLOSE_SECONDS:g} s")
             self._wait(0.01)
@@ -120,28 +119,33 @@ class Browser:
         """Every job that is a failed one now, in lists of at most `PAGE`. All stay held until the browser is closed."""
         self._wait_for_others()
         missing = self._look().ready
-        progress_at = time.monotonic()
         while missing > 0:
-            self._consume()
-            wanted = min(missing, PAGE)
-            while len(self._arrivals) < wanted:
-                before = len(self._arrivals)
-                self._wait()
-                # That none is ready any more wouldn't say that all have come: what was sent may take its time.
-                if len(self._arrivals) > before:
-                    progress_at = time.monotonic()
-                elif time.monotonic() - progress_at > PATIENCE:
-                    raise BrokerUnavailable("RabbitMQ stopped handing out failed jobs; nothing is lost, try again")
-            page, self._arrivals = self._arrivals, []
+            page = self._page(min(missing, PAGE))
             missing -= len(page)
             yield page
-            progress_at = time.monotonic()
+
+    def _page(self, wanted: int) -> list[Browsed]:
+        """The next so many. They hold their channel; the one after them is for those that come then."""
+        channel = self._consume(wanted)
+        progress_at = time.monotonic()
+        while len(self._arrivals) < wanted:
+            before = len(self._arrivals)
+            self._wait()
+            # That none is ready any more wouldn't say that all have come: what was sent may take its time.
+            if len(self._arrivals) > before:
+                progress_at = time.monotonic()
+            elif time.monotonic() - progress_at > PATIENCE:
+                raise BrokerUnavailable("RabbitMQ stopped handing out failed jobs; nothing is lost, try again")
+        with self._link.sending():
+            channel.basic_cancel(_TAG, nowait=True)
+        page, self._arrivals = self._arrivals, []
+        return page
 
     def remove(self, browsed: Browsed) -> None:
         """Ack it: it is gone from the failed jobs, by the end of the browser at the latest."""
         self._removed = True
         with self._link.sending():
-            self._channel.basic_ack(browsed.number)
+            browsed.channel.basic_ack(browsed.number)
 
     def keep_alive(self) -> None:
         """Between pages: heartbeats, and acks on their way."""
@@ -175,22 +179,22 @@ class Browser:
             self._ours = True
         return not self._look().consumers
 
-    def _consume(self) -> None:
-        """A fresh tag reads on; what the tags before got stays with us."""
+    def _consume(self, count: int) -> Channel:
+        channel = self._link.channel()
+        channel.on_deliver = partial(self._arrived, channel)
         try:
             with self._link.within(PATIENCE):
-                if self._tag:
-                    self._channel.basic_cancel(str(self._tag), nowait=True)
-                self._tag += 1
-                self._channel.send_qos(PAGE)
-                self._channel.basic_consume(self._names.failed, consumer_tag=str(self._tag))
+                channel.send_qos(count)
+                channel.basic_consume(self._names.failed, consumer_tag=_TAG)
         except ChannelError as error:
             if error.reply_code == NOT_FOUND:
                 raise BrokerUnavailable(f"{self._names.failed} has just gone; try again") from error
             raise BrokerRefused(f"{self._names.failed}: {describe(error)}") from error
+        self._channels.append(channel)
+        return channel
 
-    def _arrived(self, _: str, number: int, routing_key: str, message: Any) -> None:
-        self._arrivals.append(Browsed(read_failed(message, routing_key, time.time()), number))
+    def _arrived(self, channel: Channel, _: str, number: int, routing_key: str, message: Any) -> None:
+        self._arrivals.append(Browsed(read_failed(message, routing_key, time.time()), channel, number))
 
 
 def by_age(page: Sequence[Browsed]) -> list[Browsed]:
