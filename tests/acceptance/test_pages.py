@@ -28,10 +28,12 @@ DEADLINE = 40.0
 
 BLOCK = re.compile(r"^```(console worker|console|diff \S+|yaml \S+|python \S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
 DIFFERS = [
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
     (r"\d\d:\d\d:\d\d\.\d{3}", "TIME"),
-    (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
+    (ID.pattern, "ID"),
     (r"worker [\w.-]+-\d+-[0-9a-f]{6}", "worker NAME"),
     (r"pid \d+ on [\w.-]+", "pid PID on HOST"),
     (r"generation (\d+) \([0-9a-f]{8}\)", r"generation \1 (HASH)"),
@@ -60,6 +62,8 @@ class Session:
     said: list[str] = field(default_factory=list)
     worker: WorkerProcess | None = None
     heard: int = 0
+    ids: dict[str, str] = field(default_factory=dict)
+    """Of jobs, as the page shows them → as they are now."""
 
     def environ(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("ROUTER_")}
@@ -81,7 +85,8 @@ class Session:
                 return self.run(body)
 
     def run(self, body: str) -> str:
-        command = body.splitlines()[0].removeprefix("$ ")
+        prompt, _, page = body.partition("\n")
+        command = ID.sub(lambda shown: self.ids.get(shown[0], shown[0]), prompt.removeprefix("$ "))
         self.was_printed(command)
         if command.startswith("pip install"):
             return body  # the fixture has done that
@@ -95,7 +100,8 @@ class Session:
             timeout=60,
             check=False,
         )
-        assert "Traceback" not in done.stdout
+        assert "Traceback" not in done.stdout or "failed show" in command
+        self.ids.update(zip(ID.findall(page), ID.findall(done.stdout), strict=False))
         self.said.append(done.stdout)
         shown = "\n".join(line.rstrip() for line in done.stdout.replace(str(self.folder), SHOWN_FOLDER).splitlines())
         return f"$ {command}\n{shown}\n"
@@ -186,7 +192,7 @@ def test_getting_started_begins_with_a_wheel_and_uses_what_was_printed(scripts: 
     replay("getting-started.md", Session(tmp_path / "shop", scripts, strict=True))
 
 
-@pytest.mark.parametrize("name", ["composition.md", "testing.md"])
+@pytest.mark.parametrize("name", ["composition.md", "testing.md", "failed-jobs.md"])
 def test_a_guide_shows_what_happens(name: str, tmp_path: Path) -> None:
     replay(name, Session(tmp_path / "shop", Path(sys.executable).parent))
 

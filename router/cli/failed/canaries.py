@@ -8,7 +8,7 @@ its queue is empty and nothing of that queue runs, for a while.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -25,6 +25,9 @@ LOOK_EVERY = 0.2
 
 LOOK_AGAIN = 1.0
 """Seconds after which one that seems to be done is looked at again: its failed copy may come a moment later."""
+
+NO_WORKER_AFTER = 3.0
+"""Seconds after which somebody may have forgotten to start one."""
 
 _MARK = ":canary:"
 
@@ -59,9 +62,11 @@ class Watch:
         self._rounds = rounds
         self._gone_since: dict[str, float] = {}
 
-    def until(self, deadline: float) -> Verdict:
-        """Until each is done, the first has failed again, or it is ``deadline`` (monotonic)."""
+    def until(self, deadline: float, no_worker: Callable[[], None]) -> Verdict:
+        """Until each is done, the first has failed again, or it is ``deadline`` (monotonic). ``no_worker`` is called
+        where none runs."""
         waiting = set(self._sent)
+        look_for_workers: float | None = min(time.monotonic() + NO_WORKER_AFTER, deadline)
         inferred = self._broker.locks is None
         while True:
             done = self._done(waiting)
@@ -70,6 +75,10 @@ class Watch:
                 waiting -= done
                 if failed or not waiting:
                     return Verdict(failed, frozenset(waiting - failed.keys()), inferred)
+            if look_for_workers is not None and time.monotonic() >= look_for_workers:
+                look_for_workers = None
+                if not self._broker.workers():
+                    no_worker()
             if time.monotonic() >= deadline:
                 failed = self._failed(waiting)
                 return Verdict(failed, frozenset(waiting - failed.keys()), inferred)

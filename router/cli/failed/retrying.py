@@ -165,10 +165,11 @@ def _canaries_first(router: Router, retrial: Retrial, ids: tuple[str, ...], numb
         _end(trial, tally)
         return
     typer.echo(f"queued again: {counted(len(sent), 'canary job')}; waiting for {'it' if len(sent) == 1 else 'them'}")
-    if not router.broker.workers():
-        error("no worker runs; start one in another terminal: router run-worker")
     try:
-        verdict = Watch(router, sent, trial.rounds).until(time.monotonic() + within)
+        verdict = Watch(router, sent, trial.rounds).until(
+            time.monotonic() + within,
+            no_worker=lambda: error("no worker runs; start one in another terminal: router run-worker"),
+        )
     except KeyboardInterrupt:
         interrupted(f"the canaries stay queued; {stay}")
     if verdict.failed or verdict.waiting:
