@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from router.config import Look, Watched
+from router.config.watched import QUIET
 from router.errors import RouterError
 from router.routing.table import RoutingTable, difference
 
@@ -18,10 +19,10 @@ LOOK_EVERY = 1.0
 
 
 class Reloader:
-    """Calls ``reload`` in a short-lived thread when the file was edited. ``look_at``: the monotonic time at which the
-    next dispatch is to call `look`."""
+    """Calls ``reload`` in a short-lived thread when the file was edited; again where it returns None. ``look_at``: the
+    monotonic time at which the next dispatch is to call `look`."""
 
-    def __init__(self, reload: Callable[[], object]) -> None:
+    def __init__(self, reload: Callable[[Callable[[Watched], bool]], object]) -> None:
         self.look_at = math.inf
         self._reload = reload
         self._look = Look(Watched())
@@ -48,14 +49,21 @@ class Reloader:
             self._thread.start()
 
     def _run(self) -> None:
-        self._look.wait_until_quiet(time.sleep)
         try:
-            self._reload()
+            self._look.wait_until_quiet(time.sleep)
+            while self._reload(_is_quiet) is None:
+                self._look.wait_until_quiet(time.sleep)
         except RouterError as error:
             log.error("reload: the file can't be used, what was in force stays:\n%s", error)
         except Exception:
             log.exception("reload: the file can't be used, what was in force stays")
         self._begun = False
+
+
+def _is_quiet(watched: Watched) -> bool:
+    """Whether the files stay what was read: else that was perhaps half of what somebody was writing."""
+    time.sleep(QUIET)
+    return not Look(watched).changed()
 
 
 def log_change(old: RoutingTable, new: RoutingTable, kept: tuple[str, ...]) -> None:

@@ -23,7 +23,7 @@ from router.app.plan import Plan, make_plan, run_to_end
 from router.app.reloading import Reloader, log_change
 from router.brokers import connect
 from router.brokers.base import Broker, Outgoing, Receipt, Topology
-from router.config import async_options, did_you_mean, find, load
+from router.config import Watched, async_options, did_you_mean, find, load
 from router.config.settings import DEFAULT_PRIORITY, AsyncDefaults, OnError, Route, Settings, keep_connections
 from router.errors import (
     BrokerError,
@@ -88,7 +88,7 @@ class Router:
         self._declared: str | None = None
         self._in_bootstrap = False
         _routers.add(self)
-        self._reloader = Reloader(self.reload)
+        self._reloader = Reloader(self._reload)
         self._state = _State(compile_table(settings, generation=generation))
         extend_import_path(settings)
         self._bootstrap()
@@ -120,6 +120,12 @@ class Router:
         process is started again; of a file that wants others a warning is logged. Raises ConfigError, ConfigNotFound or
         RegistrationError, changing nothing.
         """
+        table = self._reload(lambda watched: True)
+        assert table is not None
+        return table
+
+    def _reload(self, certain: Callable[[Watched], bool]) -> RoutingTable | None:
+        """`reload`, but nothing changes where ``certain`` denies that the files are still what was read; then None."""
         old = self.table
         try:
             loaded = load(find(old.settings.path), env=old.settings.env)
@@ -132,6 +138,8 @@ class Router:
         mistakes = loaded.composition.ordered(import_mistakes(loaded.composition, later=False))
         if mistakes:
             raise ConfigError(mistakes, loaded.watched)
+        if not certain(loaded.watched):
+            return None
         with self._lock:
             try:
                 state = _State(compile_table(settings, self._routes, self.table.generation + 1))

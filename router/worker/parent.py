@@ -22,7 +22,7 @@ import msgspec
 from router.app.router import topology
 from router.brokers.base import Broker, Counts, WorkerState
 from router.brokers.wake import Wake
-from router.config import mask_url
+from router.config import Look, mask_url
 from router.config.settings import keep_connections
 from router.errors import BrokerError, BrokerUnavailable
 from router.routing.table import RoutingTable, difference
@@ -227,6 +227,10 @@ class Worker:
     def _checked(self, result: Checked) -> None:
         if self._watcher is not None and result.watched is not None:
             self._watcher.watch(result.watched)
+            if Look(result.watched).changed():
+                # It was read while it was being written: perhaps half of it.
+                self._check_wanted = "the file was edited again"
+                return
         table = result.sound
         if table is None:
             self._reload_failed(result.problems())
