@@ -742,6 +742,39 @@ def test_ctrl_c_ends_between_two_steps_and_says_what_was_done(shop: Shop) -> Non
     assert len(shop.failed()) == 20
 
 
+def test_ctrl_c_while_canaries_are_waited_for_says_what_is_where(shop: Shop) -> None:
+    jobs = [failed_job(number, age=100 - number) for number in range(3)]
+    shop.restore(*jobs)
+    process = shop.start("", "failed", "retry", "--all", "--canary", "1")
+    assert process.stdout is not None
+    assert "queued again: 1 canary job; waiting for it" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, complained = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted: the canaries stay queued; the other 2 jobs stay failed" in complained
+    assert "Traceback" not in complained
+    assert shop.failed() == [job.id for job in jobs[1:]]
+
+
+def test_how_far_it_is_shows_on_a_terminal_only(shop: Shop) -> None:
+    shop.restore(*(failed_job(number) for number in range(30)))
+    assert "reading" not in shop.router("failed", "export").stderr
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        shop.app._command("failed", "forget", "--all", "--yes"),
+        cwd=shop.folder,
+        env=shop.app._environ(),
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = read_until(ours, "forgotten: 30 jobs")
+    assert process.wait(20) == 0
+    os.close(ours)
+    assert "forgetting" in said
+    assert "30/30" in said
+
+
 # -- two operators, and many jobs
 
 BROWSES = """
@@ -784,6 +817,22 @@ def test_a_second_operator_gives_up_after_a_while(amqp_shop: Shop) -> None:
     first.kill()
     first.communicate()
     assert amqp_shop.failed() == [job], "killed, the first one holds nobody up"
+
+
+def test_a_second_operator_need_not_wait_for_the_end(amqp_shop: Shop) -> None:
+    amqp_shop.restore(failed_job(1))
+    first = amqp_shop.start(BROWSES)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "browsing\n"
+    second = amqp_shop.start("", "failed", "forget", "--all", "--yes")
+    assert second.stderr is not None
+    assert "waiting" in second.stderr.readline()
+    second.send_signal(signal.SIGINT)
+    said, complained = second.communicate(timeout=30)
+    assert (second.returncode, said) == (130, "forgotten: 0 jobs\n")
+    assert "interrupted" in complained
+    first.communicate("\n", timeout=30)
+    assert len(amqp_shop.failed()) == 1
 
 
 @pytest.mark.full

@@ -54,10 +54,11 @@ class Verdict:
 
 
 class Watch:
-    """Waits for canaries. ``sent``: as they were published."""
+    """Waits for canaries. ``sent``: as they were published; ``left``: what Ctrl-C leaves, in words."""
 
-    def __init__(self, router: Router, sent: Mapping[str, Outgoing], rounds: Mapping[str, int]) -> None:
+    def __init__(self, router: Router, sent: Mapping[str, Outgoing], rounds: Mapping[str, int], left: str) -> None:
         self._broker = router.broker
+        self._left = left
         self._sent = sent
         self._rounds = rounds
         self._gone_since: dict[str, float] = {}
@@ -118,7 +119,7 @@ class Watch:
                 if job is not None and job.round >= self._rounds[failed.id]:
                     found[failed.id] = failed.error.split("\n", 1)[0]
 
-        browse(self._broker, visit)
+        browse(self._broker, visit, self._left)
         return found
 
 

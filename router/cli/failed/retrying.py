@@ -164,14 +164,17 @@ def _canaries_first(router: Router, retrial: Retrial, ids: tuple[str, ...], numb
     if trial.problems or not sent:
         _end(trial, tally)
         return
-    typer.echo(f"queued again: {counted(len(sent), 'canary job')}; waiting for {'it' if len(sent) == 1 else 'them'}")
+    left = f"the canaries stay queued; {stay}"
     try:
-        verdict = Watch(router, sent, trial.rounds).until(
+        typer.echo(
+            f"queued again: {counted(len(sent), 'canary job')}; waiting for {'it' if len(sent) == 1 else 'them'}"
+        )
+        verdict = Watch(router, sent, trial.rounds, left).until(
             time.monotonic() + within,
             no_worker=lambda: error("no worker runs; start one in another terminal: router run-worker"),
         )
     except KeyboardInterrupt:
-        interrupted(f"the canaries stay queued; {stay}")
+        interrupted(left)
     if verdict.failed or verdict.waiting:
         _stopped(verdict, within, stay)
     typer.echo(f"{counted(len(sent), 'canary job')} succeeded{_HOW_KNOWN if verdict.inferred else ''}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -63,8 +64,8 @@ def carry_out(broker: Broker, decide: Callable[[FailedJob], Decision], doing: st
     return tally
 
 
-def browse(broker: Broker, visit: Callable[[FailedJob], None]) -> None:
-    """Show ``visit`` every failed job; they stay as they are."""
+def browse(broker: Broker, visit: Callable[[FailedJob], None], left: str = "nothing was changed") -> None:
+    """Show ``visit`` every failed job; they stay as they are. ``left``: what Ctrl-C leaves, in words."""
 
     def look(failed: FailedJob) -> Keep:
         visit(failed)
@@ -72,12 +73,12 @@ def browse(broker: Broker, visit: Callable[[FailedJob], None]) -> None:
 
     tally = carry_out(broker, look, "reading")
     if tally.interrupted:
-        interrupted("nothing was changed")
+        interrupted(left)
     if tally.problem is not None:
         raise tally.problem
 
 
-def interrupted(what_is: str) -> None:
+def interrupted(what_is: str) -> NoReturn:
     """End the command after Ctrl-C; ``what_is``: what was done, and what wasn't."""
     error(f"interrupted: {what_is}")
     raise typer.Exit(INTERRUPTED)
