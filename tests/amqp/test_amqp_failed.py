@@ -191,6 +191,24 @@ def test_browsers_that_begin_at_the_same_moment_each_see_all(setup: Setup, monke
     assert seen == [made] * 4
 
 
+def test_interrupted_while_jobs_come_all_go_back_at_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = setup.broker()
+    made = fill(setup, broker, 50)
+    wait = failed_module.Browser._wait
+
+    def interrupted(browser: failed_module.Browser, seconds: float = 0.02) -> None:
+        wait(browser, seconds)
+        if browser._arrivals:
+            monkeypatch.setattr(failed_module.Browser, "_wait", wait)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(failed_module.Browser, "_wait", interrupted)
+    monkeypatch.setattr(failed_module, "CLOSE_SECONDS", 1000.0)
+    with pytest.raises(KeyboardInterrupt):
+        broker.failed()
+    assert broker.failed() == made
+
+
 SWEEPER = textwrap.dedent(
     """
     import sys, time

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -102,6 +103,7 @@ class Browser:
         """
         with self._link.sending():
             for channel in self._channels:
+                channel.basic_cancel(_TAG, nowait=True)  # the last one may be consuming still, and would get all again
                 channel.nack(0, multiple=True)
         until = time.monotonic() + CLOSE_SECONDS
         while self._channels and self._look().consumers:
@@ -110,8 +112,13 @@ class Browser:
             self._wait(0.01)
 
     def _wait(self, seconds: float = 0.02) -> None:
-        try:
+        with self._explained():
             self._link.wait(time.monotonic() + seconds)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except ChannelError as error:
             raise BrokerRefused(f"{self._names.failed} can't be browsed: {describe(error)}") from error
 
@@ -148,8 +155,9 @@ class Browser:
             browsed.channel.basic_ack(browsed.number)
 
     def keep_alive(self) -> None:
-        """Between pages: heartbeats, and acks on their way."""
-        self._link.pump()
+        """Heartbeats, and acks on their way."""
+        with self._explained():
+            self._link.pump()
 
     def _look(self) -> _Look:
         counts = self._admin.count(self._names.failed)
