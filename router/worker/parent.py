@@ -79,6 +79,7 @@ class Worker:
         self._watcher = watcher
         self._check: Check | None = None
         self._check_wanted: str | None = None
+        self._looking_again: tuple[Checked, Future[bool]] | None = None
         self._declaring: tuple[RoutingTable, Future[list[str]]] | None = None
         self._coming: RoutingTable | None = None
         self._looking: Future[Counts] | None = None
@@ -214,6 +215,11 @@ class Worker:
                 self._prepare_children(table, declared)
         elif self._coming is not None:
             self._attend_coming(self._coming)
+        elif self._looking_again is not None:
+            checked, changed = self._looking_again
+            if changed.done():
+                self._looking_again = None
+                self._looked_again(checked, changed.result())
         elif self._check is not None:
             result = self._check.poll()
             if result is not None:
@@ -225,12 +231,20 @@ class Worker:
             self._check = Check(self._table.settings.path, self._table.settings.env)
 
     def _checked(self, result: Checked) -> None:
-        if self._watcher is not None and result.watched is not None:
-            self._watcher.watch(result.watched)
-            if Look(result.watched).changed():
-                # It was read while it was being written: perhaps half of it.
-                self._check_wanted = "the file was edited again"
-                return
+        if self._watcher is None or result.watched is None:
+            self._adopt(result)
+            return
+        self._watcher.watch(result.watched)
+        self._looking_again = (result, aside(Look(result.watched).changed, self._wake.set))
+
+    def _looked_again(self, result: Checked, changed: bool) -> None:
+        if changed:
+            # It was read while it was being written: perhaps half of it.
+            self._check_wanted = "the file was edited again"
+        else:
+            self._adopt(result)
+
+    def _adopt(self, result: Checked) -> None:
         table = result.sound
         if table is None:
             self._reload_failed(result.problems())
