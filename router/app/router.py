@@ -365,10 +365,8 @@ class Router:
         count = 0
         try:
             for event in events:
-                if monotonic() >= self._reloader.look_at:
-                    self._reloader.look()
                 point, payload = event if isinstance(event, tuple) else (event, None)
-                raised = self._begin(point, payload, Overrides())
+                raised = self._prepare(point, payload, None, None, None)
                 self._run_steps(raised)
                 waiting.append(raised)
                 count += len(raised.plan.later)

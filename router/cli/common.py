@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from router.app.router import Router
@@ -56,11 +57,6 @@ def error(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def counted(number: int, word: str) -> str:
-    """``1 job``, ``2 jobs``."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
 def print_json(data: Any) -> None:
     """Data as indented JSON on stdout."""
     typer.echo(json.dumps(msgspec.to_builtins(data), indent=2, ensure_ascii=False))
@@ -72,6 +68,12 @@ def print_table(table: Table) -> None:
     if not console.is_terminal:
         console.width = 1000
     console.print(table)
+
+
+def progress_bar(*, transient: bool = False) -> Progress:
+    """Description, bar, count and time left of each task, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=transient, disable=not on_terminal())
 
 
 def exit_code(problem: RouterError) -> int:

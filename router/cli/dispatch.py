@@ -11,13 +11,11 @@ from typing import IO, Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from router.app.default import set_default
 from router.app.dispatch import Dispatch
 from router.app.router import BULK, Router
-from router.cli.common import ConfigOption, Format, FormatOption, UsageError, on_terminal, open_router, print_json
+from router.cli.common import ConfigOption, Format, FormatOption, UsageError, open_router, print_json, progress_bar
 from router.errors import DispatchError, RouterError
 
 
@@ -119,16 +117,7 @@ def _dispatch_file(router: Router, source: str, skip: int, format: Format) -> No
         total = None if source == "-" else sum(1 for _ in lines) - skip
         if source != "-":
             lines.seek(0)
-        progress = stack.enter_context(
-            Progress(
-                TextColumn("dispatching"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                disable=not on_terminal(),
-            )
-        )
+        progress = stack.enter_context(progress_bar())
         task = progress.add_task("dispatching", total=total)
         events = _Events(lines, skip)
         jobs = duplicates = 0

@@ -13,12 +13,12 @@ from router.cli.common import (
     Format,
     FormatOption,
     UsageError,
-    counted,
     open_broker,
     print_json,
     print_table,
 )
-from router.config import format_duration
+from router.config import counted, format_duration
+from router.jobs.unique import key_parts
 from router.locks.base import Lease, Locks
 
 app = typer.Typer(name="locks", help="Locks of unique jobs: see who holds them, give up one that is stuck.")
@@ -35,7 +35,7 @@ def list_locks(
 ) -> None:
     """List the locks that are held: by which job, and for how long if nobody renews them."""
     with open_broker(config, in_spite_of_mistakes=True) as router:
-        held = [lease for lease in _held(router) if point in (None, _parts(lease)[0])]
+        held = [lease for lease in _held(router) if point in (None, key_parts(lease.claim.key)[0])]
     if format is Format.JSON:
         print_json([_as_data(lease) for lease in held])
         return
@@ -44,7 +44,7 @@ def list_locks(
         return
     table = Table("lock", "point", "handler", "held by job", "runs out in", box=None)
     for lease in held:
-        held_at, route, digest = _parts(lease)
+        held_at, route, digest = key_parts(lease.claim.key)
         table.add_row(digest[:_SHOWN], held_at, route, lease.claim.job, format_duration(max(round(lease.left), 1)))
     print_table(table)
 
@@ -56,7 +56,11 @@ def release(
 ) -> None:
     """Give up a lock whose job is gone. While its job still waits or runs, another one of its kind may start then."""
     with open_broker(config, in_spite_of_mistakes=True) as router:
-        found = [one for one in _held(router) if lock and (_parts(one)[2].startswith(lock) or one.claim.job == lock)]
+        found = [
+            one
+            for one in _held(router)
+            if lock and (key_parts(one.claim.key)[2].startswith(lock) or one.claim.job == lock)
+        ]
         if not found:
             raise UsageError(
                 f"no lock is held that begins with {lock!r}, nor by a job of that id; see router locks list"
@@ -65,7 +69,7 @@ def release(
             raise UsageError(f"{lock!r} means {counted(len(found), 'lock')}; write more of it")
         (lease,) = found
         freed = _locks(router).free(lease.claim)
-    held_at, route, _ = _parts(lease)
+    held_at, route, _ = key_parts(lease.claim.key)
     if not freed:
         typer.echo(f"job {lease.claim.job} has given it up meanwhile, or goes on with it; look again")
         raise typer.Exit(1)
@@ -83,15 +87,8 @@ def _held(router: Router) -> list[Lease]:
     return _locks(router).held(f"{router.table.settings.namespace}:")
 
 
-def _parts(lease: Lease) -> tuple[str, str, str]:
-    """Point, route and digest of the key ``namespace:point:route:digest``; a route may have colons in it."""
-    _, point, rest = lease.claim.key.split(":", 2)
-    route, _, digest = rest.rpartition(":")
-    return point, route, digest
-
-
 def _as_data(lease: Lease) -> dict[str, Any]:
-    point, route, digest = _parts(lease)
+    point, route, digest = key_parts(lease.claim.key)
     return {
         "lock": digest,
         "point": point,

@@ -10,12 +10,12 @@ import msgspec
 import typer
 
 from router.brokers import connect
-from router.cli.common import ConfigOption, UsageError, counted, error, print_json
+from router.cli.common import ConfigOption, UsageError, error, print_json
 from router.cli.reports import github, sarif
-from router.config import Diagnostic, Loaded, find, format_duration, load
+from router.config import Diagnostic, Loaded, counted, find, format_duration, load
 from router.config.problems import Problem
 from router.errors import BrokerError, ConfigError
-from router.routing.table import compile_table
+from router.routing.table import RoutingTable, compile_table
 from router.worker.checking import Checked, check
 
 
@@ -47,8 +47,8 @@ def validate(
         raise UsageError("give the file once: router validate FILE")
     path = find(file or config)
     checked = check(str(path)) if imports else _check_here(str(path))
-    if broker and checked.sound:
-        checked = _ask_broker(checked, load(path))
+    if broker and (table := checked.sound):
+        checked = _ask_broker(checked, table, load(path))
     if strict:
         checked = _strict(checked)
     _show(checked, path, format)
@@ -68,12 +68,12 @@ def _strict(checked: Checked) -> Checked:
     return msgspec.structs.replace(checked, diagnostics=raised)
 
 
-def _ask_broker(checked: Checked, loaded: Loaded) -> Checked:
+def _ask_broker(checked: Checked, table: RoutingTable, loaded: Loaded) -> Checked:
     """What the broker says to each timeout, beside what was found in the file."""
     settings, found = loaded.settings, [*checked.diagnostics]
     connection = connect(settings.broker_url, settings.namespace, settings.locks_url)
     try:
-        connection.counts(compile_table(settings).queues())  # is it there at all?
+        connection.counts(table.queues())  # is it there at all?
         for path, route in loaded.routes:
             for objection in connection.objections(route.options.timeout) if route.options else ():
                 hint = f"shorten this timeout of {format_duration(route.options.timeout)}" if route.options else None

@@ -5,7 +5,7 @@ from router.config.diagnostics import Diagnostic
 from router.config.durations import format_duration, parse_duration
 from router.config.loading import Loaded, find, load
 from router.config.options import async_options
-from router.config.problems import did_you_mean
+from router.config.problems import counted, did_you_mean
 from router.config.schema import schema_text
 from router.config.settings import (
     AsyncDefaults,
@@ -30,6 +30,7 @@ __all__ = [
     "format_duration",
     "mask_url",
     "did_you_mean",
+    "counted",
     "schema_text",
     "Settings",
     "Point",

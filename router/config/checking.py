@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from router.config import lint, wording
-from router.config.composition import Composition
+from router.config.composition import Composition, mapping
 from router.config.diagnostics import Diagnostic
 from router.config.document import Document
 from router.config.durations import parse_duration
@@ -39,8 +39,6 @@ from router.errors import ConfigError
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-_EMPTY: Mapping[str, Any] = {}
-
 
 class Checker:
     """Walks the data once. Values of a wrong type are the schema's business: they are passed over here.
@@ -51,7 +49,7 @@ class Checker:
     def __init__(self, composition: Composition, overlay: Document | None, path: Path, env: str | None) -> None:
         self._composition = composition
         self._overlay = overlay
-        self._data: Mapping[str, Any] = _mapping(composition.data)
+        self._data: Mapping[str, Any] = mapping(composition.data)
         self._path = path
         self._env = env
         self._schemas = PayloadSchemas()
@@ -90,7 +88,7 @@ class Checker:
         wrong = [path for _, path in self._reported] + [one.path for one in self._problems if one.code is None]
         if any(len(path) < 2 or path[0] in ("broker", "locks") for path in wrong):
             return False
-        broker, locks = _mapping(self._data.get("broker")), _mapping(self._data.get("locks"))
+        broker, locks = mapping(self._data.get("broker")), mapping(self._data.get("locks"))
         values = (broker.get("url"), broker.get("namespace"), locks.get("url"))
         return bool(self._data) and all(value is None or isinstance(value, str) for value in values)
 
@@ -110,7 +108,7 @@ class Checker:
     def _settings(self, contents: list[bytes]) -> Settings:
         data = self._data
         folder = self._composition.folder
-        broker, locks = _mapping(data.get("broker")), _mapping(data.get("locks"))
+        broker, locks = mapping(data.get("broker")), mapping(data.get("locks"))
         broker_url = _text(broker.get("url"))
         locks_url = _text(locks.get("url"))
         defaults = self._defaults()
@@ -147,7 +145,7 @@ class Checker:
         return digest.hexdigest()
 
     def _defaults(self) -> AsyncDefaults:
-        defaults, problems = resolve_defaults(_mapping(self._data.get("async")))
+        defaults, problems = resolve_defaults(mapping(self._data.get("async")))
         for problem in problems:
             self._report(problem, "async")
         return defaults
@@ -155,7 +153,7 @@ class Checker:
     def _duration(self, default: float, *place: str, positive: bool = False) -> float:
         """The duration that stands at ``place``, in seconds; ``positive``: 0 is not allowed."""
         *outer, name = place
-        value = reduce(lambda data, key: _mapping(data.get(key)), outer, self._data).get(name)
+        value = reduce(lambda data, key: mapping(data.get(key)), outer, self._data).get(name)
         if not is_duration(value):
             return default
         problem = duration_problem(f"`{name}`", value, positive=positive)
@@ -164,18 +162,18 @@ class Checker:
 
     def _concurrency(self) -> dict[str, int]:
         limits = {}
-        for name, queue in _mapping(self._data.get("queues")).items():
+        for name, queue in mapping(self._data.get("queues")).items():
             problem = name_problem("the name of a queue", name)
             if problem:
                 self._problems.append(Problem(problem.message, problem.hint, ("queues", name), on_key=True))
-            limit = _mapping(queue).get("concurrency")
+            limit = mapping(queue).get("concurrency")
             if isinstance(limit, int | float):
                 limits[name] = _whole(limit)
         return limits
 
     def _points(self, defaults: AsyncDefaults) -> tuple[Point, ...]:
-        points = _mapping(self._data.get("extensions"))
-        return tuple(self._point(name, _mapping(point), defaults) for name, point in points.items())
+        points = mapping(self._data.get("extensions"))
+        return tuple(self._point(name, mapping(point), defaults) for name, point in points.items())
 
     def _point(self, name: str, point: Mapping[str, Any], defaults: AsyncDefaults) -> Point:
         path: ValuePath = ("extensions", name)
@@ -216,7 +214,7 @@ class Checker:
         placed: list[tuple[ValuePath, Route]] = []
         ids: dict[str, ValuePath] = {}
         for number, handler in enumerate(handlers):
-            given = _mapping(handler)
+            given = mapping(handler)
             path: ValuePath = ("extensions", point, "handlers", number)
             route = self._route(point, given, path, defaults)
             if route is not None:
@@ -266,8 +264,8 @@ class Checker:
             message = "`onError` is for synchronous handlers, and this one is asynchronous"
             hint = "remove it; `onFailure` under `async` is called when the job has finally failed"
             self._problems.append(Problem(message, hint, (*path, "onError"), on_key=True))
-        options, problems = resolve_options(_mapping(value), defaults)
-        for problem in (*problems, *lint.of_options(_mapping(value), options)):
+        options, problems = resolve_options(mapping(value), defaults)
+        for problem in (*problems, *lint.of_options(mapping(value), options)):
             self._report(problem, *path, "async")
         if options.unique and self._needs_locks is None:
             own = isinstance(value, dict) and "uniqueJob" in value
@@ -295,10 +293,6 @@ class Checker:
             document, place = self._composition.place(problem.path)
             if (id(document), place) not in self._reported:
                 self._problems.append(problem)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else _EMPTY
 
 
 def _list(value: object) -> list[Any]:

@@ -117,10 +117,10 @@ class Composition:
         """Join the points and queues of an included file: handlers are appended, nothing else is set twice."""
         self._take(document)
         for section in ("queues", "extensions"):
-            present = _mapping(self.data).get(section)
+            present = mapping(self.data).get(section)
             if present is not None and not isinstance(present, dict):
                 continue  # of a wrong type, and reported
-            for name, value in _mapping(_mapping(document.data).get(section)).items():
+            for name, value in mapping(mapping(document.data).get(section)).items():
                 there = self._root.open(section)
                 if there.value.get(name) is None:
                     there.put(name, value, (document, (section, name)))
@@ -189,7 +189,7 @@ class Composition:
     def _is_no_point(self, name: str, value: Mapping[str, Any], points: Mapping[str, Any], document: Document) -> bool:
         """Whether handlers are to be changed, and none added, in an extension point that there is not: reported."""
         handlers = value.get("handlers")
-        changes = handlers and isinstance(handlers, list) and not any("handler" in _mapping(each) for each in handlers)
+        changes = handlers and isinstance(handlers, list) and not any("handler" in mapping(each) for each in handlers)
         if changes:
             hint = did_you_mean(name, points) or "give its handlers a `handler` to make it a new one"
             problem = Problem(f"there is no extension point `{name}` to change", hint, on_key=True)
@@ -217,5 +217,6 @@ def reported(problem: Problem, place: Place, related: list[Related] | tuple[()])
     return document.report(problem.at(path), related)
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """``value`` if it is a mapping; what is of a wrong type, or missing, counts as an empty one."""
     return value if isinstance(value, dict) else {}

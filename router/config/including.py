@@ -62,11 +62,12 @@ class Includer:
         absolute = os.path.join(glob.escape(str(document.folder)), pattern)
         self.globs[absolute] = matches(absolute)
         own = os.path.realpath(document.source.file)
-        names = [os.path.join(folder, name) for name in glob.glob(pattern, root_dir=folder or None, recursive=True)]
-        files = [name for name in sorted(names) if not os.path.isdir(name) and os.path.realpath(name) != own]
-        if not files:
+        found = [name for name in self.globs[absolute] if not os.path.isdir(name) and os.path.realpath(name) != own]
+        if not found:
             self._unused(place, f"no file fits `{pattern}`")
-        yield from files
+        beside = "" if os.path.isabs(pattern) else os.path.join(document.folder, "")
+        for name in found:
+            yield os.path.join(folder, name.removeprefix(beside))
 
     def _include(self, file: str, place: Place, chain: tuple[_Open, ...]) -> None:
         real = os.path.realpath(file) if "\0" not in file else file

@@ -84,3 +84,8 @@ def lookalike(text: str) -> tuple[int, int, str] | None:
     else:
         hint = f"this is {name}, which YAML takes for text: type `{_TYPED[character]}`"
     return match.start(), match.end(), hint
+
+
+def counted(number: int, word: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -22,6 +22,13 @@ def lock_key(namespace: str, point: str, route: str, unique: Unique, event: byte
     return f"{namespace}:{point}:{route}:{digest}"
 
 
+def key_parts(key: str) -> tuple[str, str, str]:
+    """Point, route and digest of a `lock_key`; a route may have colons in it, a namespace and a point have none."""
+    _, point, rest = key.split(":", 2)
+    route, _, digest = rest.rpartition(":")
+    return point, route, digest
+
+
 def _value(payload: object, path: str, point: str, route: str) -> object:
     value = payload
     for word in path.split("."):

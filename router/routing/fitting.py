@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from router.config.payload_schemas import TYPE_WORDS, alternatives, short, there, type_words
-from router.config.problems import closest, did_you_mean
-from router.routing.payloads import MAX_SHOWN, Path, counted, label, listed, missing, unknown, wrong_option
+from router.config.problems import closest, counted, did_you_mean
+from router.routing.payloads import MAX_SHOWN, Path, label, listed, missing, unknown, wrong_option
 
 _MSGSPEC_WORDS = {
     "int": "an integer",

@@ -15,7 +15,7 @@ import msgspec
 
 from router.config.diagnostics import clean
 from router.config.payload_schemas import MAX_ALTERNATIVES, alternatives, is_too_deep, short, there, type_words
-from router.config.problems import closest, did_you_mean
+from router.config.problems import closest, counted, did_you_mean
 from router.errors import InvalidPayload
 
 if TYPE_CHECKING:
@@ -107,11 +107,6 @@ def _whole(option: object) -> str:
     """A value of the schema, which may be shown in full as long as it is short."""
     text = f"`{msgspec.json.encode(option).decode()}`" if isinstance(option, dict | list) else short(option)
     return text if len(text) <= MAX_OPTION else f"a certain {short(option).split()[-1]}"
-
-
-def counted(number: int, unit: str) -> str:
-    """``1 item``, ``2 items``."""
-    return f"{number} {unit}{'s' * (number != 1)}"
 
 
 class _Mistake(NamedTuple):

@@ -27,7 +27,7 @@ from router.routing.table import RoutingTable
 from router.testing.clock import Clock, as_datetime
 from router.testing.driving import Steps
 from router.testing.records import Outcome, Ran, Report
-from router.worker.child import Runnable, describe, import_routes
+from router.worker.child import Runnable, context_of, describe, import_routes
 from router.worker.settling import give_up, lease_of, put_aside, settle
 
 log = logging.getLogger("router.testing")
@@ -151,16 +151,7 @@ class JobRunner:
 
     def _attempt(self, turn: _Turn, runnable: Runnable, event: Any, consumer: MemoryConsumer) -> Steps[Ran]:
         job, options = turn.job, runnable.options
-        context = Context(
-            job.point,
-            job.route,
-            job.correlation,
-            job.dispatched_at,
-            job.job,
-            turn.delivery.queue,
-            job.attempt,
-            options.max_attempts,
-        )
+        context = context_of(job, runnable, turn.delivery.queue)
         token = current_job.set(context)
         try:
             error, outcome = yield from self._handle(turn, runnable, event, context)

@@ -115,7 +115,7 @@ class Child:
         except (UndecodableJob, LookupError, InvalidPayload) as error:
             self._pipe.send(NotRunnable(message.run, str(error.args[0])))
             return
-        context = _context(job, runnable, message.queue)
+        context = context_of(job, runnable, message.queue)
         token = current_job.set(context)
         started = time.perf_counter()
         self._pipe.send(Started(message.run))
@@ -151,7 +151,7 @@ class Child:
             log.error("%s can't be called: %s", message.callback, problem)
             self._pipe.send(Called(message.run))
             return
-        token = current_job.set(_context(job, runnable, message.queue))
+        token = current_job.set(context_of(job, runnable, message.queue))
         try:
             self._callback(message.run, message.callback, error, job, runnable, event)
         finally:
@@ -178,7 +178,8 @@ async def _await(awaitable: Any) -> None:
     await awaitable
 
 
-def _context(job: Job, runnable: Runnable, queue: str) -> Context:
+def context_of(job: Job, runnable: Runnable, queue: str) -> Context:
+    """What the handler may know of this attempt."""
     return Context(
         job.point,
         job.route,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from router.brokers.base import Decision, FailedJob, Forget, Keep
-from router.cli.common import ConfigOption, counted, open_broker
+from router.cli.common import ConfigOption, open_broker
 from router.cli.failed.selecting import (
     All,
     ErrorOption,
@@ -23,6 +23,7 @@ from router.cli.failed.selecting import (
     selection,
 )
 from router.cli.failed.sweeping import carry_out, finish
+from router.config import counted
 from router.locks.base import claim_of
 
 

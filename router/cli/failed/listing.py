@@ -12,7 +12,7 @@ import typer
 from rich.table import Column, Table
 
 from router.brokers.base import FailedJob
-from router.cli.common import ConfigOption, Format, FormatOption, counted, open_broker, print_json, print_table
+from router.cli.common import ConfigOption, Format, FormatOption, open_broker, print_json, print_table
 from router.cli.failed.selecting import (
     ErrorOption,
     Filters,
@@ -28,6 +28,7 @@ from router.cli.failed.selecting import (
     handler_of,
 )
 from router.cli.failed.sweeping import browse
+from router.config import counted
 from router.jobs.job import MAX_HISTORY, AttemptRecord
 from router.routing.table import RoutingTable
 
@@ -138,8 +139,7 @@ def _summary(total: int, fitting: int, shown: int) -> str:
 
 
 def _attempt(record: AttemptRecord) -> str:
-    worker = getattr(record, "worker", None)
-    where = f", worker {worker}" if worker else ""
+    where = f", worker {record.worker}" if record.worker else ""
     return f"round {record.round} attempt {record.attempt}, {_moment(record.at)}{where}: {record.outcome}"
 
 

@@ -16,7 +16,7 @@ import typer
 
 from router.app.router import topology
 from router.brokers.base import Broker, Decision, FailedJob, Keep
-from router.cli.common import ConfigOption, UsageError, counted, open_broker
+from router.cli.common import ConfigOption, UsageError, open_broker
 from router.cli.failed.forgetting import forgetting
 from router.cli.failed.lines import from_line, to_line
 from router.cli.failed.selecting import (
@@ -31,6 +31,7 @@ from router.cli.failed.selecting import (
     selection,
 )
 from router.cli.failed.sweeping import browse, carry_out, finish, interrupted, progress
+from router.config import counted
 from router.errors import BrokerError, RouterError
 
 BATCH = 500

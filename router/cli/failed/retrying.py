@@ -9,7 +9,7 @@ import typer
 
 from router.app.router import Router, topology
 from router.brokers.base import Decision, FailedJob, Keep, Outgoing, Requeue
-from router.cli.common import ConfigOption, UsageError, counted, duration, error, open_broker
+from router.cli.common import ConfigOption, UsageError, duration, error, open_broker
 from router.cli.failed.canaries import Verdict, Watch, as_canary, lengthened, without_mark
 from router.cli.failed.editing import edit as edit_payload
 from router.cli.failed.selecting import (
@@ -29,7 +29,7 @@ from router.cli.failed.selecting import (
     selection,
 )
 from router.cli.failed.sweeping import Tally, browse, carry_out, finish, interrupted
-from router.config import format_duration
+from router.config import counted, format_duration
 from router.errors import RouterError
 from router.jobs.job import Job
 from router.jobs.lifecycle import next_round

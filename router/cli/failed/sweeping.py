@@ -10,11 +10,11 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from router.brokers.base import Broker, Decision, FailedJob, Keep, Sweep
-from router.cli.common import counted, error, on_terminal
+from router.cli.common import error, on_terminal, progress_bar
+from router.config import counted
 from router.errors import RouterError
 
 INTERRUPTED = 130
@@ -109,14 +109,7 @@ def progress(doing: str, total: Callable[[], int | None]) -> Iterator[Callable[[
         if not on_terminal():
             return
         if shown is None:
-            shown = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            shown = progress_bar(transient=True)
             shown.add_task(doing, total=known)
             shown.start()
         shown.advance(shown.task_ids[0], count)
