@@ -7,6 +7,7 @@ from router.app.default import (
     configure,
     dispatch,
     dispatch_many,
+    on,
     register,
     register_async,
     reload,
@@ -14,6 +15,7 @@ from router.app.default import (
 )
 from router.app.dispatch import Dispatch
 from router.app.router import Router
+from router.app.tracing import trace_context
 from router.errors import (
     BrokerError,
     BrokerRefused,
@@ -34,6 +36,7 @@ from router.errors import (
     RouterError,
     UnknownPoint,
 )
+from router.jobs.following import LifecycleEvent
 
 __all__ = [
     "BrokerError",
@@ -51,6 +54,7 @@ __all__ = [
     "JobError",
     "JobExpired",
     "JobTimeout",
+    "LifecycleEvent",
     "LocksUnavailable",
     "RegistrationError",
     "Retry",
@@ -62,8 +66,10 @@ __all__ = [
     "configure",
     "dispatch",
     "dispatch_many",
+    "on",
     "register",
     "register_async",
     "reload",
     "resend",
+    "trace_context",
 ]

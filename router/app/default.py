@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from router.app.aside import in_thread
 from router.app.dispatch import Dispatch
+from router.app.listeners import Listener
 from router.app.router import Router
 from router.brokers.base import Outgoing, Receipt
 from router.config.settings import DEFAULT_PRIORITY, OnError, Route
 from router.errors import RouterError
+from router.jobs.following import Name
 from router.routing.table import RoutingTable
 
 if TYPE_CHECKING:
@@ -108,6 +110,11 @@ def dispatch_many(events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:
 def after_commit(session: Any) -> AfterCommit:
     """`Router.after_commit` of the default Router."""
     return default_router().after_commit(session)
+
+
+def on(event: Name, listener: Listener) -> None:
+    """`Router.on` of the default Router."""
+    default_router().on(event, listener)
 
 
 def reload() -> RoutingTable:

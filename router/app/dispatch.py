@@ -12,10 +12,12 @@ from typing import Any
 
 import msgspec
 
-from router.app.context import current_job
+from router.app.context import Context
 from router.app.plan import Plan, Step
+from router.app.tracing import Trace
 from router.brokers.base import Outgoing
 from router.config import parse_duration
+from router.jobs.following import LifecycleEvent
 from router.jobs.job import WIRE_VERSION, Job, encode, new_id
 from router.jobs.unique import lock_key
 from router.locks.base import claim_of
@@ -72,17 +74,35 @@ def lock_keys(plan: Plan, data: bytes | None, namespace: str) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Raised:
-    """One event on its way: prepared, then handled step by step, then turned into jobs and a Dispatch."""
+    """One event on its way: prepared, then handled step by step, then turned into jobs and a Dispatch.
+
+    ``cause``: the job that has dispatched it, ``trace`` what it belongs to.
+    """
 
     plan: Plan
     event: Any
     data: bytes | None
     wanted: Overrides
     keys: Mapping[str, str]
+    cause: Context | None
+    trace: Trace | None
     event_id: str = field(default_factory=new_id)
     results: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
     stopped_by: str | None = None
+
+    @property
+    def correlation(self) -> str:
+        """The id of the event that started it all."""
+        return self.cause.correlation_id if self.cause else self.event_id
+
+    def call(self, step: Step) -> Any:
+        """Call the handler of that step; an awaitable comes back if it is an ``async def``."""
+        if not step.handler.wants_context:
+            return step.handler.call(self.event)
+        cause = self.cause.job_id if self.cause else None
+        about = (self.plan.point.name, step.route.id, self.correlation, time.time())
+        return step.handler.call(self.event, context=Context(*about, causation_id=cause, trace=self.trace))
 
     @contextmanager
     def handling(self, step: Step) -> Iterator[None]:
@@ -90,14 +110,14 @@ class Raised:
         try:
             yield
         except Exception as error:
-            if step.on_error == "stop":
+            if step.route.on_error == "stop":
                 raise
-            self.errors[step.route_id] = error
+            self.errors[step.route.id] = error
 
     def stops_at(self, step: Step) -> bool:
         """Whether that handler has stopped the event."""
-        if self.plan.point.interruptible and self.results.get(step.route_id) is False:
-            self.stopped_by = step.route_id
+        if self.plan.point.interruptible and self.results.get(step.route.id) is False:
+            self.stopped_by = step.route.id
         return self.stopped_by is not None
 
     def jobs(self) -> dict[str, Outgoing]:
@@ -105,7 +125,6 @@ class Raised:
         if self.data is None or self.stopped_by is not None:
             return {}
         now = time.time()
-        cause = current_job.get()
         jobs = {}
         for route, options in self.plan.later:
             delay = options.delay if self.wanted.delay is None else self.wanted.delay
@@ -117,8 +136,9 @@ class Raised:
                 route=route.id,
                 event=msgspec.Raw(self.data),
                 dispatched_at=now,
-                correlation=cause.correlation_id if cause else self.event_id,
-                causation=cause.job_id if cause else None,
+                correlation=self.correlation,
+                causation=self.cause.job_id if self.cause else None,
+                trace=self.trace,
                 not_before=now + delay if delay else None,
                 lock=key,
                 expires_at=None if options.expires is None else now + delay + options.expires,
@@ -133,6 +153,22 @@ class Raised:
                 lease=options.unique.lock_timeout if options.unique else 0.0,
             )
         return jobs
+
+    def followed(self, at: float) -> Iterator[LifecycleEvent]:
+        """What is to be told of it, beside its jobs, once they are queued."""
+        about: dict[str, Any] = {
+            "at": at,
+            "point": self.plan.point.name,
+            "event_id": self.event_id,
+            "correlation": self.correlation,
+            "causation": self.cause.job_id if self.cause else None,
+            "traceparent": self.trace["traceparent"] if self.trace else None,
+        }
+        yield LifecycleEvent(name="dispatched", **about)
+        if self.stopped_by is not None:
+            why = f"{self.stopped_by} has stopped the event"
+            for route, options in self.plan.later:
+                yield LifecycleEvent(name="skipped", route=route.id, queue=options.queue, reason=why, **about)
 
     def result(self, jobs: Mapping[str, Outgoing], duplicates: Mapping[str, str]) -> Dispatch:
         """The Dispatch, given what the broker said of the jobs. ``duplicates``: job id → the lock's holder."""

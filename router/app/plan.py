@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from router.app.context import Context, current_job
-from router.config.settings import AsyncOptions, OnError, Point, Route
+from router.config.settings import AsyncOptions, Point, Route
 from router.errors import InvalidPayload, RouterError
-from router.jobs.job import new_id
 from router.routing.events import build_event, encode_event, import_event_type
 from router.routing.handlers import Handler, import_handler
 
@@ -21,20 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One synchronous handler. ``call`` takes the event, and returns an awaitable if ``is_async``."""
+    """One synchronous handler."""
 
-    route_id: str
-    call: Callable[[Any], Any]
-    is_async: bool
-    on_error: OnError
+    route: Route
+    handler: Handler
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a dispatch at one point does here.
 
-    ``plain`` has the calls of a point where nothing but calling them is to be done (no type, no schema, no job, nothing
-    that stops early): the fast path.
+    ``plain`` has the calls of a point where nothing but calling them is to be done (no type, no schema, no job, no
+    context, nothing that stops early, nobody who follows it): the fast path.
     """
 
     point: Point
@@ -70,8 +65,9 @@ def _check(validator: Validator, data: bytes, point: str) -> None:
     check_schema(validator, data, point)
 
 
-def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler]) -> Plan:
-    """The plan of ``point``. ``registered``: handlers that were registered as objects, by (point, route id).
+def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler], *, followed: bool = False) -> Plan:
+    """The plan of ``point``. ``registered``: handlers that were registered as objects, by (point, route id);
+    ``followed``: each dispatch is told to somebody.
 
     Raises HandlerImportError.
     """
@@ -79,7 +75,7 @@ def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler]) -> Pl
     for route in point.routes:
         if route.options is None:
             handler = registered.get((point.name, route.id)) or import_handler(route.handler)
-            steps.append(Step(route.id, _with_context(handler, route), handler.is_async, route.on_error))
+            steps.append(Step(route, handler))
     later = tuple((route, route.options) for route in point.routes if route.options is not None)
     event_type = import_event_type(point.event) if point.event else None
     validator = None
@@ -87,23 +83,15 @@ def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler]) -> Pl
         from jsonschema.validators import validator_for  # slow to import
 
         validator = validator_for(point.schema)(point.schema)
-    special = later or event_type or validator or point.interruptible
+    special = followed or later or event_type or validator or point.interruptible
     plain = None
-    if not special and not any(step.is_async or step.on_error == "continue" for step in steps):
-        plain = tuple((step.route_id, step.call) for step in steps)
+    if not special and not any(map(_is_special, steps)):
+        plain = tuple((step.route.id, step.handler.call) for step in steps)
     return Plan(point, tuple(steps), later, event_type, validator, plain)
 
 
-def _with_context(handler: Handler, route: Route) -> Callable[[Any], Any]:
-    if not handler.wants_context:
-        return handler.call
-
-    def call(event: Any) -> Any:
-        job = current_job.get()
-        correlation = job.correlation_id if job else new_id()
-        return handler.call(event, context=Context(route.point, route.id, correlation, time.time()))
-
-    return call
+def _is_special(step: Step) -> bool:
+    return step.handler.is_async or step.handler.wants_context or step.route.on_error == "continue"
 
 
 def run_to_end(awaitable: Awaitable[Any], route_id: str) -> Any:

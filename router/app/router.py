@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,14 +18,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from router.app.aside import Stages, run_aside
+from router.app.context import current_job
 from router.app.dispatch import Dispatch, Overrides, Raised, lock_keys, overrides
 from router.app.imports import import_mistakes
+from router.app.listeners import TOLD_IN_APPLICATIONS, Listener, Listeners
 from router.app.plan import Plan, make_plan, run_to_end
 from router.app.reloading import Reloader, log_change
+from router.app.tracing import current_trace
 from router.brokers import connect
 from router.brokers.base import Broker, Outgoing, Receipt, Topology
 from router.config import Watched, async_options, did_you_mean, find, load
-from router.config.settings import DEFAULT_PRIORITY, AsyncDefaults, OnError, Route, Settings, keep_connections
+from router.config.settings import DEFAULT_PRIORITY, AsyncDefaults, OnError, Point, Route, Settings, keep_connections
 from router.errors import (
     BrokerError,
     ConfigError,
@@ -34,6 +38,7 @@ from router.errors import (
     RegistrationError,
     UnknownPoint,
 )
+from router.jobs.following import LifecycleEvent, Name, level, log_event, of_job
 from router.jobs.job import decode
 from router.routing.events import import_event_type
 from router.routing.handlers import Handler, as_handler, import_handler, import_object
@@ -41,6 +46,8 @@ from router.routing.table import RoutingTable, compile_table
 
 if TYPE_CHECKING:
     from router.app.after_commit import AfterCommit
+
+log = logging.getLogger("router.app")
 
 BULK = 1000
 """Jobs that `dispatch_many` publishes and confirms together."""
@@ -87,6 +94,7 @@ class Router:
         self._broker: Broker | None = None
         self._declared: str | None = None
         self._in_bootstrap = False
+        self.listeners = Listeners()
         _routers.add(self)
         self._reloader = Reloader(self._reload)
         self._state = _State(compile_table(settings, generation=generation))
@@ -145,7 +153,7 @@ class Router:
                 state = _State(compile_table(settings, self._routes, self.table.generation + 1))
             except ValueError as error:
                 raise RegistrationError(str(error)) from error
-            state.plans = {name: make_plan(point, self._handlers) for name, point in state.table.points.items()}
+            state.plans = {name: self._make_plan(point) for name, point in state.table.points.items()}
             self._state = state
         log_change(old, state.table, kept)
         return state.table
@@ -234,6 +242,39 @@ class Router:
                 "declare it by `event:` in the file, or dispatch by the point's name"
             ) from None
 
+    # -- following -------------------------------------------------------------------------------------------------
+
+    def on(self, event: Name, listener: Listener) -> None:
+        """Let ``listener`` be told whenever that happens: ``app.on("failed", alert)``, with a `LifecycleEvent`.
+
+        The names and what is known of each are in docs/following.md. Call it in the file's ``bootstrap``, which workers
+        run too. In an application a listener is called by the dispatch, in its thread, in a worker by one of its
+        children, in a thread of its own. What it raises is logged, and changes nothing. A process that is killed tells
+        nothing: what must not be missed is a job, or an ``onFailure``. Raises RegistrationError.
+        """
+        with self._lock:
+            self.listeners.add(event, listener)
+            self._state = _State(self.table)
+        if not self._in_bootstrap and event not in TOLD_IN_APPLICATIONS:
+            warnings.warn(
+                f"on({event!r}) outside `bootstrap`: it happens in workers, which won't know this listener",
+                stacklevel=2,
+            )
+
+    def _follows(self, *names: Name) -> bool:
+        """Whether anybody wants to know when one of these happens."""
+        return any(name in self.listeners.by_name or log.isEnabledFor(level(name)) for name in names)
+
+    def _tell(self, events: Iterable[LifecycleEvent]) -> None:
+        for event in events:
+            log_event(log, event)
+            self.listeners.tell(event)
+
+    def _now(self) -> float:
+        return time.time()
+
+    # -- plans -----------------------------------------------------------------------------------------------------
+
     def _plan(self, point: str | type) -> Plan:
         """The plan of a point, by name or event type: made once for each table."""
         state = self._state
@@ -244,8 +285,11 @@ class Router:
             if found is None:
                 hint = did_you_mean(name, state.table.points, form="'{}'")
                 raise UnknownPoint(f"unknown point {name!r}" + (f"; {hint}" if hint else ""))
-            plan = state.plans[name] = make_plan(found, self._handlers)
+            plan = state.plans[name] = self._make_plan(found)
         return plan
+
+    def _make_plan(self, point: Point) -> Plan:
+        return make_plan(point, self._handlers, followed=self._follows("dispatched"))
 
     # -- dispatching -----------------------------------------------------------------------------------------------
 
@@ -336,8 +380,8 @@ class Router:
         for step in raised.plan.steps:
             yield None
             with raised.handling(step):
-                call = partial(step.call, raised.event)
-                raised.results[step.route_id] = (yield call) if step.is_async else call()
+                call = partial(raised.call, step)
+                raised.results[step.route.id] = (yield call) if step.handler.is_async else call()
             if raised.stops_at(step):
                 break
         yield None
@@ -351,7 +395,7 @@ class Router:
             and plan.event_type is None
             and plan.validator is None
             and monotonic() < self._reloader.look_at
-            and all(step.is_async for step in plan.steps)
+            and all(step.handler.is_async for step in plan.steps)
         )
 
     def dispatch_many(self, events: Iterable[tuple[str, Any] | object]) -> list[Dispatch]:
@@ -410,13 +454,14 @@ class Router:
         elif payload is not None:
             raise TypeError("an event object is its own payload: dispatch(event), or dispatch(point, payload)")
         event, data = plan.prepare(event)
-        return Raised(plan, event, data, wanted, lock_keys(plan, data, self.table.settings.namespace))
+        keys = lock_keys(plan, data, self.table.settings.namespace)
+        return Raised(plan, event, data, wanted, keys, current_job.get(), current_trace())
 
     def _run_steps(self, raised: Raised) -> None:
         for step in raised.plan.steps:
             with raised.handling(step):
-                result = step.call(raised.event)
-                raised.results[step.route_id] = run_to_end(result, step.route_id) if step.is_async else result
+                result = raised.call(step)
+                raised.results[step.route.id] = run_to_end(result, step.route.id) if step.handler.is_async else result
             if raised.stops_at(step):
                 break
 
@@ -429,6 +474,9 @@ class Router:
         except DispatchError as error:
             error.confirmed = (*(job for dispatch in before for job in dispatch.jobs.values()), *error.confirmed)
             raise
+        if self._follows("dispatched", "skipped"):
+            for raised in batch:
+                self._tell(raised.followed(self._now()))
         return [raised.result(of_event, duplicates) for raised, of_event in zip(batch, jobs, strict=True)]
 
     def _overrides(self, delay: float | str | timedelta | None, at: datetime | None, queue: str | None) -> Overrides:
@@ -454,6 +502,8 @@ class Router:
             receipt = self.broker.publish(outgoing, deadline=timeout)
         except (BrokerError, LocksUnavailable) as error:
             raise DispatchError(f"nothing was queued: {error}", unconfirmed=outgoing) from error
+        if self._follows("queued", "duplicate"):
+            self._tell(_followed(outgoing, receipt, self._now()))
         if receipt.unconfirmed:
             left = [job for job in outgoing if job.id in receipt.unconfirmed]
             why = "; ".join(sorted(set(receipt.unconfirmed.values())))
@@ -479,6 +529,19 @@ class Router:
         """Close the connections; they are opened again when needed."""
         with self._lock:
             self._drop_broker()
+
+
+def _followed(outgoing: Sequence[Outgoing], receipt: Receipt, at: float) -> Iterator[LifecycleEvent]:
+    """What the broker made of these jobs."""
+    for published in outgoing:
+        if published.id in receipt.unconfirmed:
+            continue
+        job = decode(published.body)
+        holder = receipt.duplicates.get(published.id)
+        if holder is None:
+            yield of_job("queued", job, published.queue, at, wait=published.delay or None)
+        else:
+            yield of_job("duplicate", job, published.queue, at, holder=holder)
 
 
 _routers: weakref.WeakSet[Router] = weakref.WeakSet()

@@ -40,7 +40,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ``attempt`` is the number of the attempt that comes next or runs now, from 1; ``round`` goes up when an operator
     retries a failed job. ``event`` is the payload, still encoded. ``not_before`` is when a delayed job is due;
     ``waiting_since`` is set while it waits for a worker that knows its route. ``lock`` is the key of its unique lock;
-    ``expires_at`` is when it is too late to start an attempt.
+    ``expires_at`` is when it is too late to start an attempt; ``event_version`` is the ``version:`` that the point had;
+    ``trace`` has ``traceparent`` and ``tracestate`` of W3C Trace Context.
     """
 
     v: int
@@ -51,6 +52,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     dispatched_at: float
     correlation: str
     causation: str | None = None
+    trace: dict[str, str] | None = None
+    event_version: int = 1
     round: int = 1
     attempt: int = 1
     not_before: float | None = None

@@ -2,7 +2,7 @@
 
 ::
 
-    dispatch ─► queue ─► attempt ─┬─ Returned ──────────────────────────────► Finish
+    dispatch ─► queue ─► attempt ─┬─ Returned, Raised ("drop") ──────────────► Finish
                   ▲               ├─ Raised, TimedOut, Died ─┬─ attempts left ─► Again (waits, next attempt)
                   │               │                          └─ none left,
                   │               │                             or not wanted ─► Failed
@@ -34,10 +34,13 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """The handler raised. ``asked`` is "retry" or "fail" for the exceptions of those names; ``delay`` is Retry's."""
+    """The handler raised. ``asked`` is "retry" or "fail" for the exceptions of those names; ``delay`` is Retry's.
+
+    "drop": what the event is about is gone, and then the job is not to be done.
+    """
 
     error: str
-    asked: Literal["retry", "fail"] | None = None
+    asked: Literal["retry", "fail", "drop"] | None = None
     delay: float | None = None
 
 
@@ -65,7 +68,9 @@ Outcome = Returned | Raised | TimedOut | Died | Expired
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The job is done."""
+    """The job is done. ``skipped``: why it was not to be done."""
+
+    skipped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,8 @@ def next_step(
     """
     if isinstance(outcome, Returned):
         return Finish()
+    if isinstance(outcome, Raised) and outcome.asked == "drop":
+        return Finish(outcome.error)
     if isinstance(outcome, Expired):
         text = f"JobExpired: no attempt could be started in time; attempt {job.attempt} would have been the next"
         return Failed(msgspec.structs.replace(job, not_before=None), "expired", text)

@@ -53,7 +53,7 @@ class TestRouter(Router):
         # A file for RabbitMQ without `locks.url` refuses unique jobs, and shall do so in a test.
         has_locks = settings.locks_url is not None or not settings.broker_url.startswith("amqp")
         self._memory = MemoryBroker(settings.namespace, MemoryLocks(self._clock) if has_locks else None, self._clock)
-        self._runner = JobRunner(lambda: self.table, self._memory, self._clock)
+        self._runner = JobRunner(lambda: self.table, self._memory, self._clock, self._tell)
         self._recorder = Recorder()
         self._stand_in = StandIn(self)
         super()._start(settings, generation)
@@ -216,6 +216,9 @@ class TestRouter(Router):
     def broker(self) -> MemoryBroker:
         """The broker in memory, whatever the file says."""
         return self._memory
+
+    def _now(self) -> float:
+        return self._clock()
 
     def _publish(self, outgoing: Sequence[Outgoing]) -> Receipt:
         return super()._publish([self._dated(job) for job in outgoing])

@@ -6,19 +6,20 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
-from router.app.context import Context, current_job
+from router.app.context import Context, running
 from router.brokers.base import Delivery, Done
 from router.brokers.memory import MemoryBroker, MemoryConsumer
 from router.config.settings import AsyncOptions, Route
 from router.errors import InvalidPayload, JobExpired, Retry, RouterError
 from router.jobs import lifecycle
+from router.jobs.following import LifecycleEvent, Name, of_job, of_step
 from router.jobs.job import Job, decode
 from router.locks.base import Held, Taken, claim_of
 from router.routing.events import build_event
@@ -83,11 +84,18 @@ class _Turn:
 class JobRunner:
     """Runs the jobs of ``broker`` by the table in force. ``errors``: the last exception of each failed job, by id."""
 
-    def __init__(self, table: Callable[[], RoutingTable], broker: MemoryBroker, clock: Clock) -> None:
+    def __init__(
+        self,
+        table: Callable[[], RoutingTable],
+        broker: MemoryBroker,
+        clock: Clock,
+        tell: Callable[[Iterable[LifecycleEvent]], None],
+    ) -> None:
         self.errors: dict[str, BaseException] = {}
         self._table = table
         self._broker = broker
         self._clock = clock
+        self._tell = tell
         self._running = False
         self._runnables: dict[tuple[str, str, str], Runnable] = {}
 
@@ -141,6 +149,7 @@ class JobRunner:
         holder = self._lock(turn)
         if holder is not None:
             consumer.settle([Done(delivery)])
+            self._told("duplicate", turn, holder=holder)
             return turn.ran("duplicate", RouterError(f"job {holder} holds its lock"))
         runnable = self._import(route, table)
         try:
@@ -152,17 +161,15 @@ class JobRunner:
     def _attempt(self, turn: _Turn, runnable: Runnable, event: Any, consumer: MemoryConsumer) -> Steps[Ran]:
         job, options = turn.job, runnable.options
         context = context_of(job, runnable, turn.delivery.queue)
-        token = current_job.set(context)
-        try:
+        with running(context):
             error, outcome = yield from self._handle(turn, runnable, event, context)
             step = lifecycle.next_step(job, options, outcome, self._clock())
             if isinstance(outcome, lifecycle.Expired) and isinstance(step, lifecycle.Failed):
                 error = JobExpired(step.error)
+            self._tell([of_step(step, job, turn.delivery.queue, self._clock(), options, seconds=0.0)])
             callback_error = None
             if error is not None:
                 callback_error = yield from self._call_back(runnable, step, job, error, event)
-        finally:
-            current_job.reset(token)
         queues = frozenset(self._table().queues())
         consumer.settle([settle(turn.delivery, job, step, options, queues, self._clock())])
         match step:
@@ -178,6 +185,7 @@ class JobRunner:
     ) -> Steps[tuple[BaseException | None, lifecycle.Outcome]]:
         if lifecycle.is_expired(turn.job, self._clock()):
             return None, lifecycle.Expired()
+        self._told("started", turn)
         claim, unique = claim_of(turn.job), runnable.options.unique
         if claim is not None and unique is not None and unique.until == "start" and self._broker.locks is not None:
             self._broker.locks.free(claim)
@@ -203,11 +211,16 @@ class JobRunner:
         wait = lifecycle.park(job.waiting_since, limit, now)
         if wait is not None:
             consumer.settle([put_aside(turn.delivery, job, wait, now)])
+            self._told("waiting", turn, reason=str(error), wait=wait)
             return turn.ran("waiting", error)
         text = f"{error}; it has waited {limit:g} s for a worker that knows it"
         consumer.settle([give_up(turn.delivery, job, "unknown_route", text, now)])
+        self._told("failed", turn, reason="unknown_route", error=text)
         self.errors[job.job] = error
         return turn.ran("failed", error)
+
+    def _told(self, name: Name, turn: _Turn, **more: Any) -> None:
+        self._tell([of_job(name, turn.job, turn.delivery.queue, self._clock(), turn.options, **more)])
 
     def _lock(self, turn: _Turn) -> str | None:
         """Take the lock of a unique job, or lengthen it; the job that holds it instead."""

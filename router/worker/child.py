@@ -14,11 +14,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from router.app.context import Context, current_job
+from router.app.context import Context, running
 from router.app.default import set_default
 from router.app.router import Router
 from router.config.settings import AsyncOptions, Route
 from router.errors import ChildDied, Fail, InvalidPayload, JobError, JobExpired, JobTimeout, Retry
+from router.jobs.following import of_job
 from router.jobs.job import Job, UndecodableJob, decode
 from router.logs import set_up_logging
 from router.routing.events import build_event, import_event_type
@@ -37,12 +38,14 @@ from router.worker.messages import (
     Run,
     Started,
     Stop,
+    Tell,
     ToChild,
     Unready,
     Verdict,
 )
 from router.worker.pipes import ChildPipe
 from router.worker.processes import die_with_parent, leave_signals_to_parent, take_over
+from router.worker.telling import Teller
 
 log = logging.getLogger("router.worker.child")
 
@@ -92,9 +95,14 @@ def import_routes(table: RoutingTable) -> dict[tuple[str, str], Runnable]:
 class Child:
     """Runs what the parent sends, in that order, and says how it went. It decides nothing."""
 
-    def __init__(self, pipe: ChildPipe, routes: dict[tuple[str, str], Runnable]) -> None:
+    def __init__(
+        self, pipe: ChildPipe, routes: dict[tuple[str, str], Runnable], worker: str, teller: Teller | None
+    ) -> None:
+        """``teller``: None where nobody listens."""
         self._pipe = pipe
         self._routes = routes
+        self._worker = worker
+        self._teller = teller
         self._inbox: deque[ToChild] = deque()
         self._runner = asyncio.Runner()
 
@@ -106,6 +114,8 @@ class Child:
                     self._run(message)
                 case Call() as message:
                     self._call_for_another(message)
+                case Tell(event) if self._teller is not None:
+                    self._teller.tell(event)
                 case Stop():
                     return
 
@@ -116,17 +126,17 @@ class Child:
             self._pipe.send(NotRunnable(message.run, str(error.args[0])))
             return
         context = context_of(job, runnable, message.queue)
-        token = current_job.set(context)
         started = time.perf_counter()
         self._pipe.send(Started(message.run))
-        try:
-            self._call(runnable.handler, event, context=context)
-        except BaseException as error:  # noqa: BLE001 - SystemExit of a handler is its failure, not the child's end
-            self._raised(message.run, time.perf_counter() - started, error, job, runnable, event)
-        else:
-            self._pipe.send(Returned(message.run, time.perf_counter() - started, _rss()))
-        finally:
-            current_job.reset(token)
+        if self._teller is not None:
+            self._teller.tell(of_job("started", job, message.queue, time.time(), runnable.options, worker=self._worker))
+        with running(context):
+            try:
+                self._call(runnable.handler, event, context=context)
+            except BaseException as error:  # noqa: BLE001 - SystemExit of a handler is its failure, not the child's end
+                self._raised(message.run, time.perf_counter() - started, error, job, runnable, event)
+            else:
+                self._pipe.send(Returned(message.run, time.perf_counter() - started, _rss()))
 
     def _prepare(self, body: bytes) -> tuple[Job, Runnable, Any]:
         job = decode(body)
@@ -151,11 +161,8 @@ class Child:
             log.error("%s can't be called: %s", message.callback, problem)
             self._pipe.send(Called(message.run))
             return
-        token = current_job.set(context_of(job, runnable, message.queue))
-        try:
+        with running(context_of(job, runnable, message.queue)):
             self._callback(message.run, message.callback, error, job, runnable, event)
-        finally:
-            current_job.reset(token)
 
     def _callback(
         self, run: int, name: Callback, error: BaseException, job: Job, runnable: Runnable, event: Any
@@ -189,6 +196,8 @@ def context_of(job: Job, runnable: Runnable, queue: str) -> Context:
         queue,
         job.attempt,
         runnable.options.max_attempts,
+        job.causation,
+        job.trace,
     )
 
 
@@ -225,8 +234,12 @@ def main() -> int:
         except Exception as error:  # noqa: BLE001 - whatever importing user code raises is told to the parent
             pipe.send(Unready(f"{type(error).__name__}: {error}"))
             return 1
-        pipe.send(Ready())
-        Child(pipe, routes).serve()
+        listens = frozenset(router.listeners.by_name)
+        teller = Teller(router.listeners) if listens else None
+        pipe.send(Ready(listens))
+        Child(pipe, routes, hello.worker, teller).serve()
+        if teller is not None:
+            teller.close()
     except (EOFError, OSError):
         return 1
     return 0

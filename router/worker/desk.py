@@ -15,11 +15,12 @@ from typing import Literal
 from router.brokers.base import Delivery, Return, Settlement
 from router.errors import LocksUnavailable
 from router.jobs import lifecycle
+from router.jobs.following import name_of
 from router.jobs.lifecycle import Again, Died, Expired, Failed, Finish, Outcome, Step, TimedOut
 from router.locks.base import Held, Locks, Taken
 from router.routing.table import RoutingTable
-from router.worker import journal
 from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
+from router.worker.journal import Journal
 from router.worker.messages import Call, Callback, Called, NotRunnable, Raised, Returned, Started, Verdict
 from router.worker.messages import Run as RunMessage
 from router.worker.pool import MAX_UNSENT, Child, Pool
@@ -39,7 +40,6 @@ _KINDS: dict[type[Outcome], Literal["timeout", "died", "expired"]] = {
     Died: "died",
     Expired: "expired",
 }
-_ENDS: dict[type[Step], str] = {Again: "retrying", Failed: "failed", Finish: "succeeded"}
 
 
 class Desk:
@@ -49,12 +49,13 @@ class Desk:
         self, table: RoutingTable, named_queues: Iterable[str], locks: Locks | None, worker: str | None = None
     ) -> None:
         self._worker = worker
+        self.journal = Journal(worker)
         self._table = table
         self._queues = frozenset(table.queues())
         self._served = list(table.queues())
         self._locks = locks
         self._runs = Runs()
-        self._intake = Intake(self._runs, locks)
+        self._intake = Intake(self._runs, locks, self.journal)
         self._turns = Turns(named_queues)
         self._durations = Durations()
         self._waiting: dict[str, deque[Run]] = {}
@@ -67,7 +68,7 @@ class Desk:
         """One of them runs."""
         self._settlements: list[Settlement] = []
         self.ended: Counter[str] = Counter()
-        """How many attempts ended here, by ``succeeded``, ``retrying``, ``failed``."""
+        """How many attempts ended here, by ``succeeded``, ``retried``, ``failed``, ``skipped``."""
 
     @property
     def in_hand(self) -> int:
@@ -236,7 +237,7 @@ class Desk:
                 run.started_at = now
                 run.started_epoch = time.time()
                 run.deadline = now + run.options.timeout
-                journal.started(run)
+                self.journal.started(run)
                 self._free_at_start(run)
             case Returned(_, seconds, rss):
                 child.runs.popleft()
@@ -318,8 +319,8 @@ class Desk:
         for delivery in run.deliveries:
             self._settlements.append(settle(delivery, run.job, step, run.options, self._queues, epoch))
         self._runs.end(run, step, now)
-        journal.ended(run, step, seconds)
-        self.ended[_ENDS[type(step)]] += 1
+        self.journal.ended(run, step, seconds)
+        self.ended[name_of(step)] += 1
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -358,7 +359,7 @@ class Desk:
                 return
             run.renew_at = now + lease / 3 if isinstance(verdict, Held) else None
             if isinstance(verdict, Taken):
-                journal.lock_lost(run, verdict.holder)
+                self.journal.lock_lost(run, verdict.holder)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -390,4 +391,4 @@ class Desk:
     def _return(self, run: Run, why: str) -> None:
         self._settlements += [Return(delivery) for delivery in run.deliveries]
         self._runs.drop(run)
-        journal.returned(run, why)
+        self.journal.returned(run, why)

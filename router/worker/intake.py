@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from router.jobs.job import Job, Stub, UndecodableJob, UnknownVersion, decode
 from router.jobs.lifecycle import park
 from router.locks.base import Locks, Superseded, Taken, claim_of
 from router.routing.table import RoutingTable
-from router.worker import journal
+from router.worker.journal import Journal
 from router.worker.runs import Run, Runs
 from router.worker.settling import give_up, lease_of, put_aside, settle
 
@@ -33,9 +32,10 @@ class LockStoreAway:
 class Intake:
     """Decides what a delivery is to this worker."""
 
-    def __init__(self, runs: Runs, locks: Locks | None) -> None:
+    def __init__(self, runs: Runs, locks: Locks | None, journal: Journal) -> None:
         self._runs = runs
         self._locks = locks
+        self._journal = journal
         self._numbers = itertools.count(1)
 
     def take(self, delivery: Delivery, table: RoutingTable, now: float) -> Run | Settlement | LockStoreAway | None:
@@ -49,11 +49,11 @@ class Intake:
         except UnknownVersion as error:
             return self._cannot_run(delivery, error.stub, str(error), table, epoch)
         except UndecodableJob as error:
-            journal.not_run("failed", None, delivery.queue, str(error), level=logging.ERROR)
+            self._journal.given_up(None, delivery.queue, "undecodable", str(error))
             return give_up(delivery, None, "undecodable", str(error), epoch)
         if delivery.count >= POISON_AFTER:
             text = f"was handed out {delivery.count} times and never ended: it takes the worker down with it"
-            journal.not_run("failed", job, delivery.queue, text, level=logging.ERROR)
+            self._journal.given_up(job, delivery.queue, "poison", text)
             return give_up(delivery, job, "poison", text, epoch)
         if self._runs.attach(delivery, job.run_key) is not None:
             return None
@@ -81,10 +81,10 @@ class Intake:
             return LockStoreAway(delivery, str(error))
         match verdict:
             case Superseded():
-                journal.not_run("superseded", run.job, delivery.queue, "a later attempt of it is under way")
+                self._journal.superseded(run)
                 return Done(delivery)
             case Taken(holder):
-                journal.not_run("duplicate", run.job, delivery.queue, f"job {holder} holds its lock")
+                self._journal.duplicate(run, holder)
                 return Done(delivery)
         run.renew_at = now + lease / 3
         return None
@@ -102,7 +102,7 @@ class Intake:
         wait = park(job.waiting_since, limit, epoch)
         if wait is None:
             text = f"{reason}; it has waited {limit:g} s for a worker that knows it"
-            journal.not_run("failed", job, delivery.queue, text, level=logging.ERROR)
+            self._journal.given_up(job, delivery.queue, "unknown_route", text)
             return give_up(delivery, job, "unknown_route", text, epoch)
-        journal.not_run("waiting", job, delivery.queue, f"{reason}; looking again in {wait:g} s")
+        self._journal.waiting(job, delivery.queue, reason, wait)
         return put_aside(delivery, job, wait, epoch)

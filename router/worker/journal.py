@@ -1,91 +1,86 @@
-"""The worker's log: one line for each thing that happens to a job. The same facts are fields of the JSON log."""
+"""Says what happens to the worker's jobs: to the log, and to the listeners that its children have."""
 
 from __future__ import annotations
 
 import logging
+import time
+from typing import Any
 
-from router.config.durations import format_duration
+from router.jobs.following import LifecycleEvent, Name, level, log_event, name_of, of_job, of_step
 from router.jobs.job import Job, Stub
-from router.jobs.lifecycle import Again, Failed, Step
+from router.jobs.lifecycle import Step
 from router.worker.runs import Run
 
 log = logging.getLogger("router.worker")
 
 
-def _about(run: Run) -> str:
-    return f"{run.route.id} ({run.job.point}) job {run.job.job} attempt {run.job.attempt} of {run.options.max_attempts}"
+class Journal:
+    """``worker``: the name of this one. ``listened``: what the listeners want to be told of."""
 
+    def __init__(self, worker: str | None = None) -> None:
+        self.listened: frozenset[str] = frozenset()
+        self._worker = worker
+        self._untold: list[LifecycleEvent] = []
 
-def _fields(event: str, run: Run, **more: object) -> dict[str, object]:
-    job = run.job
-    return {
-        "event": event,
-        "job": job.job,
-        "point": job.point,
-        "route": job.route,
-        "queue": run.queue,
-        "attempt": job.attempt,
-        "max_attempts": run.options.max_attempts,
-        "round": job.round,
-        "correlation": job.correlation,
-        **more,
-    }
+    def take_untold(self) -> list[LifecycleEvent]:
+        """What is to be told to listeners, since the last call."""
+        untold, self._untold = self._untold, []
+        return untold
 
+    def started(self, run: Run) -> None:
+        """Its handler is being called. Listeners have it from the child itself, which is busy from now on."""
+        if log.isEnabledFor(level("started")):
+            log_event(log, of_job("started", run.job, run.queue, time.time(), run.options, worker=self._worker))
 
-def started(run: Run) -> None:
-    """Its handler is being called."""
-    if log.isEnabledFor(logging.INFO):
-        log.info("started    %s", _about(run), extra=_fields("job.started", run))
+    def ended(self, run: Run, step: Step, seconds: float) -> None:
+        """The attempt took so many seconds and led to this step."""
+        if self._wanted(name_of(step)):
+            about = (run.job, run.queue, time.time(), run.options)
+            self._tell(of_step(step, *about, seconds=seconds, worker=self._worker))
 
+    def returned(self, run: Run, why: str) -> None:
+        """It goes back to its queue, no attempt paid."""
+        self._note("returned", run, reason=why)
 
-def ended(run: Run, step: Step, seconds: float) -> None:
-    """The attempt took so many seconds and led to this step."""
-    match step:
-        case Again(_, wait, error):
-            log.warning(
-                "retrying   %s after %s: next in %s; %s",
-                _about(run),
-                _elapsed(seconds),
-                format_duration(round(wait, 3)),
-                headline(error),
-                extra=_fields("job.retrying", run, seconds=seconds, wait=wait, error=error),
-            )
-        case Failed(_, reason, error):
-            log.error(
-                "failed     %s after %s: %s; see: router failed show %s",
-                _about(run),
-                _elapsed(seconds),
-                headline(error),
-                run.job.job,
-                extra=_fields("job.failed", run, seconds=seconds, reason=reason, error=error),
-            )
-        case _ if log.isEnabledFor(logging.INFO):
-            text = "succeeded  %s in %s"
-            log.info(text, _about(run), _elapsed(seconds), extra=_fields("job.succeeded", run, seconds=seconds))
+    def lock_lost(self, run: Run, holder: str) -> None:
+        """Another job took its unique lock; this one goes on."""
+        self._note("lock_lost", run, holder=holder)
 
+    def superseded(self, run: Run) -> None:
+        """A copy of a job of which a later attempt is under way."""
+        self._note("skipped", run, reason="a later attempt of it is under way")
 
-def returned(run: Run, why: str) -> None:
-    """It goes back to its queue, no attempt paid."""
-    log.info("returned   %s: %s", _about(run), why, extra=_fields("job.returned", run, reason=why))
+    def duplicate(self, run: Run, holder: str) -> None:
+        """Another job has its unique lock by now."""
+        self._note("duplicate", run, holder=holder)
 
+    def waiting(self, job: Job | Stub, queue: str, reason: str, wait: float) -> None:
+        """It can't be run here, and is put aside for so many seconds."""
+        self._note_unrun("waiting", job, queue, reason=reason, wait=wait)
 
-def lock_lost(run: Run, holder: str) -> None:
-    """Another job took its unique lock."""
-    text = "lock lost  %s: job %s holds it now; this one goes on"
-    log.warning(text, _about(run), holder, extra=_fields("job.lock_lost", run, holder=holder))
+    def given_up(self, job: Job | Stub | None, queue: str, reason: str, error: str) -> None:
+        """It failed without having been run here. ``job``: what could be read of it."""
+        self._note_unrun("failed", job, queue, reason=reason, error=error)
 
+    def _note(self, name: Name, run: Run, **more: Any) -> None:
+        if self._wanted(name):
+            self._tell(of_job(name, run.job, run.queue, time.time(), run.options, worker=self._worker, **more))
 
-def not_run(event: str, job: Job | Stub | None, queue: str, text: str, *, level: int = logging.WARNING) -> None:
-    """A job that never became a run here: what it was, and why."""
-    name = f"{job.route} ({job.point}) job {job.job}" if job else "a message that is no job"
-    fields = {"event": f"job.{event}", "job": job.job if job else None, "queue": queue, "reason": text}
-    log.log(level, "%-10s %s in queue %s: %s", event.replace("_", " "), name, queue, text, extra=fields)
+    def _note_unrun(self, name: Name, job: Job | Stub | None, queue: str, **more: Any) -> None:
+        if not self._wanted(name):
+            return
+        more["worker"] = self._worker
+        if isinstance(job, Job):
+            self._tell(of_job(name, job, queue, time.time(), **more))
+            return
+        if job is not None:
+            more |= {"job": job.job, "point": job.point, "route": job.route}
+        self._tell(LifecycleEvent(name=name, at=time.time(), queue=queue, **more))
 
+    def _wanted(self, name: Name) -> bool:
+        return name in self.listened or log.isEnabledFor(level(name))
 
-def headline(error: str) -> str:
-    """The first line of an error's text."""
-    return error.split("\n", 1)[0]
-
-
-def _elapsed(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    def _tell(self, event: LifecycleEvent) -> None:
+        log_event(log, event)
+        if event.name in self.listened:
+            self._untold.append(event)

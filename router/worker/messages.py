@@ -13,6 +13,7 @@
           ◄───────────────────────── Called
     Call ──────────────────────────►            a callback for a job whose own child is gone
           ◄───────────────────────── Called
+    Tell ──────────────────────────►            something happened that listeners want to know
     Stop ──────────────────────────►            end, after what was sent before
 """
 
@@ -23,16 +24,18 @@ from typing import Literal
 import msgspec
 
 from router.config.settings import Settings
+from router.jobs.following import LifecycleEvent
 
 Callback = Literal["onRetry", "onFailure"]
-Asked = Literal["retry", "fail"]
+Asked = Literal["retry", "fail", "drop"]
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
-    """The table to serve, and how to log."""
+    """The table to serve, the name of the worker, and how to log."""
 
     settings: Settings
     generation: int
+    worker: str
     log_level: str
     log_format: str
 
@@ -63,12 +66,20 @@ class Call(msgspec.Struct, frozen=True, tag=True):
     error: str
 
 
+class Tell(msgspec.Struct, frozen=True, tag=True):
+    """Tell the listeners."""
+
+    event: LifecycleEvent
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """No more jobs will come."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Handlers are imported, bootstrap has run."""
+    """Handlers are imported, bootstrap has run. ``listens``: the names of what its listeners want to be told of."""
+
+    listens: frozenset[str] = frozenset()
 
 
 class Unready(msgspec.Struct, frozen=True, tag=True):
@@ -92,7 +103,7 @@ class Returned(msgspec.Struct, frozen=True, tag=True):
 
 
 class Raised(msgspec.Struct, frozen=True, tag=True):
-    """The handler raised, after ``seconds``; a Verdict is awaited. ``asked``, ``delay``: what Retry or Fail said."""
+    """The handler raised, after ``seconds``; a Verdict is awaited. ``asked``, ``delay``: what its exception wants."""
 
     run: int
     seconds: float
@@ -115,5 +126,5 @@ class Called(msgspec.Struct, frozen=True, tag=True):
     run: int
 
 
-ToChild = Hello | Run | Verdict | Call | Stop
+ToChild = Hello | Run | Verdict | Call | Tell | Stop
 ToParent = Ready | Unready | Started | Returned | Raised | NotRunnable | Called

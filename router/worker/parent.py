@@ -94,7 +94,7 @@ class Worker:
 
     def _hello(self, table: RoutingTable) -> Hello:
         options = self._options
-        return Hello(table.settings, table.generation, options.log_level, options.log_format)
+        return Hello(table.settings, table.generation, self._name, options.log_level, options.log_format)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -141,6 +141,7 @@ class Worker:
         self._desk.take(taken, now)
         self._desk.assign(self._pool, now)
         self._consumer.settle(self._desk.take_settlements())
+        self._pool.tell(self._desk.journal.take_untold())
         self._report(now)
         self._check_limits(now)
 
@@ -182,8 +183,9 @@ class Worker:
 
     def _heard(self, child: Child, message: ToParent, now: float) -> None:
         match message:
-            case Ready():
+            case Ready(listens):
                 self._pool.note_ready(child)
+                self._desk.journal.listened = listens
             case Unready(error):
                 child.unready = error
             case _:
@@ -431,6 +433,7 @@ class Worker:
         now = self._clock.now()
         self._desk.return_all("this worker stops", now)
         self._consumer.settle(self._desk.take_settlements())
+        self._pool.tell(self._desk.journal.take_untold())
         self._pool.end(now)
         give_up_at = time.monotonic() + FLUSH_WITHIN
         while self._consumer.unsettled and time.monotonic() < give_up_at:
@@ -445,5 +448,5 @@ class Worker:
             self._check.cancel()
         ended = self._desk.ended
         text = "worker %s stopped: %d succeeded, %d to be retried, %d failed"
-        numbers = (ended["succeeded"], ended["retrying"], ended["failed"])
+        numbers = (ended["succeeded"], ended["retried"], ended["failed"])
         log.info(text, self._name, *numbers, extra={"event": "worker.stopped", **ended})

@@ -7,10 +7,11 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from router.worker.messages import Hello, Stop, ToChild
+from router.jobs.following import LifecycleEvent
+from router.worker.messages import Hello, Stop, Tell, ToChild
 from router.worker.pipes import ParentPipe
 from router.worker.processes import describe_exit, start_program
 from router.worker.runs import Run
@@ -22,6 +23,7 @@ START_WITHIN = 5.0
 STOP_WITHIN = 5.0
 EXIT_WITHIN = 1.0
 FRUITLESS_STARTS = 5
+UNTOLD_MOST = 10_000
 MAX_UNSENT = 64 * 1024
 """Bytes that may wait for a busy child: more isn't sent ahead."""
 
@@ -96,6 +98,7 @@ class Pool:
         self._failures = 0
         self._ever_ready = False
         self._start_after = 0.0
+        self._untold: deque[LifecycleEvent] = deque()
 
     def __iter__(self) -> Iterator[Child]:
         return iter(tuple(self._children))
@@ -194,6 +197,18 @@ class Pool:
         elif child.runs and child.runs[0].phase == "sent" and now - child.runs[0].sent_at > START_WITHIN:
             child.kill(f"did not start a job within {START_WITHIN:g} s")
 
+    def tell(self, events: Iterable[LifecycleEvent]) -> None:
+        """Let the least busy child tell these to its listeners; while there is none, they wait."""
+        self._untold += events
+        while self._untold:
+            able = [child for child in self._children if child.usable and child.pipe.unsent < MAX_UNSENT]
+            if not able:
+                break
+            min(able, key=lambda child: len(child.runs)).send(Tell(self._untold.popleft()))
+        if len(self._untold) > UNTOLD_MOST:
+            log.error("listeners are not told of %d events: no child has time for that", len(self._untold))
+            self._untold.clear()
+
     def note_job(self, child: Child, rss: int) -> None:
         """A job has ended in that child, which has used at most so many bytes so far."""
         child.jobs_run += 1
@@ -220,6 +235,8 @@ class Pool:
 
     def end(self, now: float) -> None:
         """End every child: the idle ones when they like, within seconds, the busy ones at once."""
+        if self._untold:
+            log.error("listeners are not told of %d events: the worker ends", len(self._untold))
         for child in self._children:
             if child.runs or not child.ready:
                 child.kill("the worker stops")

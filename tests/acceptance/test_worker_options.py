@@ -150,9 +150,9 @@ def test_the_json_log_has_a_line_for_each_step_of_a_job(app: App) -> None:
     log = work_off(app, "--log-format", "json")
     events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     steps = [event["event"] for event in events if str(event.get("event", "")).startswith("job.")]
-    assert steps == ["job.started", "job.retrying", "job.started", "job.failed"]
-    retrying = next(event for event in events if event.get("event") == "job.retrying")
-    assert (retrying["attempt"], retrying["wait"], retrying["route"]) == (1, 0.2, "work:asks")
+    assert steps == ["job.started", "job.retried", "job.started", "job.failed"]
+    retried = next(event for event in events if event.get("event") == "job.retried")
+    assert (retried["attempt"], retried["wait"], retried["route"]) == (1, 0.2, "work:asks")
 
 
 def test_max_time_ends_an_idle_worker(app: App) -> None:

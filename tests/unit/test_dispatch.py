@@ -178,9 +178,9 @@ def test_a_plan_is_made_once_for_each_point_however_it_is_named(app: Router, mon
 
     made: list[str] = []
 
-    def counting(point: Point, registered: Mapping[tuple[str, str], Handler]) -> Plan:
+    def counting(point: Point, registered: Mapping[tuple[str, str], Handler], *, followed: bool) -> Plan:
         made.append(point.name)
-        return make_plan(point, registered)
+        return make_plan(point, registered, followed=followed)
 
     monkeypatch.setattr("router.app.router.make_plan", counting)
     for _ in range(3):

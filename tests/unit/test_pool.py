@@ -18,7 +18,7 @@ from router.worker.processes import describe_exit
 @pytest.fixture
 def pool_and_child() -> tuple[Pool, Child]:
     """A pool whose one child is ready, has closed its pipe, and goes on for a moment before it exits with code 3."""
-    pool = Pool(1, Limits(), Hello(Settings("f", "h"), 1, "info", "text"))
+    pool = Pool(1, Limits(), Hello(Settings("f", "h"), 1, "w", "info", "text"))
     program = [sys.executable, "-c", "import sys, time; sys.stdin.read(); sys.exit(3)"]
     process = subprocess.Popen(program, stdin=subprocess.PIPE)
     ours, theirs = socket.socketpair()
