@@ -18,6 +18,7 @@
     └── JobError             given to ``onFailure`` and ``onRetry`` where the original exception is gone
         ├── JobTimeout
         ├── JobExpired
+        ├── ReferenceMissing     what the event refers to is gone
         └── ChildDied
 
     Retry, Fail              raised *by* handlers; not errors of the router, so not under RouterError
@@ -112,6 +113,10 @@ class JobTimeout(JobError):
 
 class JobExpired(JobError):
     """No attempt of the job could be started before it expired."""
+
+
+class ReferenceMissing(JobError):
+    """What the event refers to is gone: a row that was deleted, say. See ``onMissing``."""
 
 
 class ChildDied(JobError):

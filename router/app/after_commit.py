@@ -18,6 +18,7 @@ from router.app.aside import in_thread, run_aside
 from router.app.dispatch import Dispatch, Raised
 from router.app.transactions import sync_session, wait_for_commit
 from router.errors import DispatchError, InvalidPayload
+from router.routing.encoding import referenced
 
 if TYPE_CHECKING:
     from router.app.router import Router
@@ -93,15 +94,17 @@ class AfterCommit:
     def _prepare(
         self, event: str | object, payload: Any, delay: Delay, at: datetime | None, queue: str | None
     ) -> Deferred:
-        raised = self._router._prepare(event, payload, delay, at, queue)
+        router = self._router
+        raised = router._prepare(event, payload, delay, at, queue)
         if raised.plan.steps:
             try:
-                raised.event = copy.deepcopy(raised.event)
+                kept = {id(value): value for value in referenced(raised.event, router.references)}
+                raised.event = copy.deepcopy(raised.event, kept)
             except Exception as error:  # whatever the objects in it make of being copied
                 raise InvalidPayload(
                     f"{raised.plan.point.name}: the payload can't be copied, to be kept until the commit: {error}"
                 ) from error
-        return Deferred(self._router, raised, at)
+        return Deferred(router, raised, at)
 
     def _wait(self, deferred: Sequence[Deferred]) -> None:
         wait_for_commit(self._session, deferred, carry_out)

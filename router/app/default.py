@@ -112,6 +112,11 @@ def after_commit(session: Any) -> AfterCommit:
     return default_router().after_commit(session)
 
 
+def register_reference(cls: type, *, key: Callable[[Any], Any], load: Callable[[type, Any], Any]) -> None:
+    """`Router.register_reference` of the default Router."""
+    default_router().register_reference(cls, key=key, load=load)
+
+
 def on(event: Name, listener: Listener) -> None:
     """`Router.on` of the default Router."""
     default_router().on(event, listener)

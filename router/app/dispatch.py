@@ -139,6 +139,7 @@ class Raised:
                 correlation=self.correlation,
                 causation=self.cause.job_id if self.cause else None,
                 trace=self.trace,
+                event_version=self.plan.point.version,
                 not_before=now + delay if delay else None,
                 lock=key,
                 expires_at=None if options.expires is None else now + delay + options.expires,

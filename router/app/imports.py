@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from router.config import Composition, Diagnostic
 from router.errors import HandlerImportError
-from router.routing.events import import_event_type
+from router.routing.events import import_event_type, import_upcaster
 from router.routing.handlers import import_callback, import_exception, import_handler
 
 _Path = tuple[str | int, ...]
@@ -35,6 +35,8 @@ def _imports(data: dict[str, Any], later: bool) -> Iterator[_Import]:
             yield from _of_options(point, at)
         if point and (path := point.get("event")):
             yield (*at, "event"), path, import_event_type
+        for number, path in enumerate((point or {}).get("upcasters") or () if later else ()):
+            yield (*at, "upcasters", number), path, import_upcaster
         for index, handler in enumerate((point or {}).get("handlers") or ()):
             here = (*at, "handlers", index)
             options = handler.get("async")

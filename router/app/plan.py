@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from router.config.settings import AsyncOptions, Point, Route
 from router.errors import InvalidPayload, RouterError
-from router.routing.events import build_event, encode_event, import_event_type
+from router.routing.encoding import encode_event, originals
+from router.routing.events import build_event, import_event_type
 from router.routing.handlers import Handler, import_handler
+from router.routing.references import References, has_references
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -37,6 +39,7 @@ class Plan:
     later: tuple[tuple[Route, AsyncOptions], ...]
     event_type: type | None
     validator: Validator | None
+    references: References
     plain: tuple[tuple[str, Callable[[Any], Any]], ...] | None
 
     def prepare(self, event: Any) -> tuple[Any, bytes | None]:
@@ -51,12 +54,29 @@ class Plan:
             raise InvalidPayload(f"{name}: the payload must be {wanted}, not {type(event).__name__}")
         data = None
         if self.later or self.validator is not None or (self.event_type is not None and not given):
-            data = encode_event(event, name)
+            data = encode_event(event, name, self.references)
             if self.validator is not None:
                 _check(self.validator, data, name)
             if self.event_type is not None and not given:
-                event = build_event(data, self.event_type, name)
+                event = build_event(data, self.event_type, name, self._at_hand(event) if has_references(data) else None)
         return event, data
+
+    def check(self, payload: Any) -> bytes:
+        """An edited payload, encoded; references in it, spelled out, aren't looked up. Raises InvalidPayload."""
+        name = self.point.name
+        if not isinstance(payload, dict):
+            raise InvalidPayload(f"{name}: the payload must be a mapping, not {type(payload).__name__}")
+        data = encode_event(payload, name, trusted=True)
+        if self.validator is not None:
+            _check(self.validator, data, name)
+        if self.event_type is not None and not has_references(data):
+            build_event(data, self.event_type, name)
+        return data
+
+    def _at_hand(self, event: Any) -> Callable[[Any], Any]:
+        """Puts the objects of ``event`` back in the place of the references that were made of them."""
+        known = originals(event, self.references)
+        return lambda payload: self.references.resolve(payload, self.point.name, known)
 
 
 def _check(validator: Validator, data: bytes, point: str) -> None:
@@ -65,9 +85,15 @@ def _check(validator: Validator, data: bytes, point: str) -> None:
     check_schema(validator, data, point)
 
 
-def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler], *, followed: bool = False) -> Plan:
+def make_plan(
+    point: Point,
+    registered: Mapping[tuple[str, str], Handler],
+    references: References,
+    *,
+    followed: bool = False,
+) -> Plan:
     """The plan of ``point``. ``registered``: handlers that were registered as objects, by (point, route id);
-    ``followed``: each dispatch is told to somebody.
+    ``references``: what travels by reference; ``followed``: each dispatch is told to somebody.
 
     Raises HandlerImportError.
     """
@@ -87,7 +113,7 @@ def make_plan(point: Point, registered: Mapping[tuple[str, str], Handler], *, fo
     plain = None
     if not special and not any(map(_is_special, steps)):
         plain = tuple((step.route.id, step.handler.call) for step in steps)
-    return Plan(point, tuple(steps), later, event_type, validator, plain)
+    return Plan(point, tuple(steps), later, event_type, validator, references, plain)
 
 
 def _is_special(step: Step) -> bool:

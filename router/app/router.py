@@ -42,6 +42,7 @@ from router.jobs.following import LifecycleEvent, Name, level, log_event, of_job
 from router.jobs.job import decode
 from router.routing.events import import_event_type
 from router.routing.handlers import Handler, as_handler, import_handler, import_object
+from router.routing.references import References
 from router.routing.table import RoutingTable, compile_table
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Router:
         self._declared: str | None = None
         self._in_bootstrap = False
         self.listeners = Listeners()
+        self.references = References()
         _routers.add(self)
         self._reloader = Reloader(self._reload)
         self._state = _State(compile_table(settings, generation=generation))
@@ -209,6 +211,17 @@ class Router:
             raise RegistrationError(f"{path}: uniqueJob needs locks.url in the file")
         return self._add(Route(id or path, self._point_name(point), path, priority, options=ready), None)
 
+    def register_reference(self, cls: type, *, key: Callable[[Any], Any], load: Callable[[type, Any], Any]) -> None:
+        """Let objects of ``cls``, and of classes derived from it, travel by reference: as their type and key.
+
+        ``key(object)`` is what JSON can hold, a number, text or a list of such; None where there is none yet. A worker
+        calls ``load(type, key)`` in the time of the attempt; None says that it is gone, and then ``onMissing`` decides.
+        Call it in the file's ``bootstrap``, which workers run too. Synchronous handlers get the object itself. For
+        classes whose objects are no dataclasses or models, which travel by value. Raises RegistrationError.
+        """
+        with self._lock:
+            self.references.add(cls, key, load)
+
     def _defaults_of(self, point: str) -> AsyncDefaults:
         found, defaults = self.table.points.get(point), self.table.settings.defaults
         return found.defaults(defaults) if found else defaults
@@ -289,7 +302,7 @@ class Router:
         return plan
 
     def _make_plan(self, point: Point) -> Plan:
-        return make_plan(point, self._handlers, followed=self._follows("dispatched"))
+        return make_plan(point, self._handlers, self.references, followed=self._follows("dispatched"))
 
     # -- dispatching -----------------------------------------------------------------------------------------------
 

@@ -68,11 +68,13 @@ def _as_data(route: Route) -> dict[str, Any]:
         "retryOn": list(options.retry_on),
         "dontRetryOn": list(options.dont_retry_on),
         "expires": options.expires,
+        "onMissing": options.on_missing,
     }
 
 
 def _describe(point: Point) -> Iterator[str]:
     about = [point.description or "", f"event {point.event}" if point.event else ""]
+    about += [f"version {point.version}"] if point.version > 1 else []
     about += ["interruptible"] if point.interruptible else []
     yield "  ".join([typer.style(point.name, bold=True), *filter(None, about)])
     if not point.routes:
@@ -103,6 +105,7 @@ def _options(options: AsyncOptions) -> str:
     parts += [f"retried only on {', '.join(options.retry_on)}"] if options.retry_on else []
     parts += [f"not retried on {', '.join(options.dont_retry_on)}"] if options.dont_retry_on else []
     parts += [f"expires after {format_duration(options.expires)}"] if options.expires else []
+    parts += ["dropped if what it refers to is gone"] if options.on_missing == "drop" else []
     parts += [f"onRetry {options.on_retry}"] if options.on_retry else []
     parts += [f"onFailure {options.on_failure}"] if options.on_failure else []
     return "; ".join(parts)

@@ -19,7 +19,7 @@ from router.config.names import id_problem, import_path_problem, name_problem, p
 from router.config.options import duration_problem, is_duration, resolve_defaults, resolve_options
 from router.config.payload_schemas import PayloadSchemas
 from router.config.problems import Path as ValuePath
-from router.config.problems import Problem
+from router.config.problems import Problem, counted
 from router.config.schema import file_validator, included_validator, overlay_validator
 from router.config.settings import (
     DEFAULT_BROKER_URL,
@@ -184,6 +184,8 @@ class Checker:
             description=_text(point.get("description")),
             event=self._event(name, point),
             schema=self._payload_schema(point, path),
+            version=self._version(point),
+            upcasters=self._upcasters(point, path),
             interruptible=point.get("interruptible") is True,
             on_failure=self._import_path(point, "onFailure", *path),
             on_retry=self._import_path(point, "onRetry", *path),
@@ -201,6 +203,23 @@ class Checker:
                 first = ((("extensions", owner, "event"), "first used here"),)
                 self._problems.append(Problem(message, hint, ("extensions", name, "event"), related=first))
         return event
+
+    def _version(self, point: Mapping[str, Any]) -> int:
+        version = point.get("version")
+        return _whole(version) or 1 if isinstance(version, int | float) and not isinstance(version, bool) else 1
+
+    def _upcasters(self, point: Mapping[str, Any], path: ValuePath) -> tuple[str, ...]:
+        upcasters = _list(point.get("upcasters"))
+        for number, upcaster in enumerate(upcasters):
+            name = wording.label(("upcasters", number))
+            self._report(isinstance(upcaster, str) and import_path_problem(name, upcaster), *path, "upcasters", number)
+        steps = self._version(point) - 1
+        if len(upcasters) > steps:
+            given, needed = counted(len(upcasters), "upcaster"), counted(steps, "step")
+            message = f"there are {given}, but from version 1 to `version: {steps + 1}` it is {needed}"
+            hint = f"each lifts a payload by one version, the last to `version`: write `version: {len(upcasters) + 1}`"
+            self._report(Problem(message, hint, on_key=True), *path, "upcasters")
+        return tuple(upcaster for upcaster in upcasters if isinstance(upcaster, str))
 
     def _payload_schema(self, point: Mapping[str, Any], path: ValuePath) -> dict[str, Any] | bool | None:
         file = _text(point.get("schema"))

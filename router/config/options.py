@@ -13,7 +13,16 @@ from router.config.durations import DurationError, parse_duration
 from router.config.names import import_path_problem, name_problem
 from router.config.problems import Problem
 from router.config.schema import options_validator
-from router.config.settings import MAX_RETRIES, MAX_WAIT, AsyncDefaults, AsyncOptions, Backoff, Strategy, Unique
+from router.config.settings import (
+    MAX_RETRIES,
+    MAX_WAIT,
+    AsyncDefaults,
+    AsyncOptions,
+    Backoff,
+    OnMissing,
+    Strategy,
+    Unique,
+)
 
 _STRATEGIES = ("fixed", "linear", "exponential")
 _UNIQUE = Unique()
@@ -54,6 +63,7 @@ def resolve_options(given: Mapping[str, object], defaults: AsyncDefaults) -> tup
         retry_on=reader.import_paths("retryOn", defaults.retry_on),
         dont_retry_on=reader.import_paths("dontRetryOn", defaults.dont_retry_on),
         expires=reader.optional_duration("expires", defaults.expires),
+        on_missing=reader.on_missing(defaults.on_missing),
     )
     reader.check_longest_wait(options.backoff, attempts, ("retries", "backoffSeconds", "backoff"))
     return options, reader.problems
@@ -90,6 +100,7 @@ def resolve_defaults(given: Mapping[str, object]) -> tuple[AsyncDefaults, list[P
         retry_on=reader.import_paths("retryOn", ()),
         dont_retry_on=reader.import_paths("dontRetryOn", ()),
         expires=reader.optional_duration("expires", None),
+        on_missing=reader.on_missing("fail"),
     )
     reader.check_longest_wait(defaults.backoff, attempts, ("tries", "backoff", "backoff_strategy"))
     return defaults, reader.problems
@@ -121,6 +132,10 @@ class _Reader:
     def optional_duration(self, key: str, default: float | None) -> float | None:
         """A duration longer than 0, or ``default``, which may be none."""
         return self.duration(key, 0.0, positive=True) or default
+
+    def on_missing(self, default: OnMissing) -> OnMissing:
+        value = self._given.get("onMissing")
+        return value if value in ("fail", "drop") else default
 
     def bounded(self, backoff: Backoff, default: Backoff) -> Backoff:
         """``backoff`` with its longest wait and its jitter."""

@@ -13,6 +13,7 @@ import msgspec
 Strategy = Literal["fixed", "linear", "exponential"]
 OnError = Literal["stop", "continue"]
 Until = Literal["start", "done"]
+OnMissing = Literal["fail", "drop"]
 
 DEFAULT_BROKER_URL = "sqlite:///router.db"
 DEFAULT_NAMESPACE = "router"
@@ -63,7 +64,7 @@ class AsyncOptions(msgspec.Struct, frozen=True):
     """How one route runs later. ``max_attempts`` is the file's ``retries``: attempts in all, the first included.
 
     ``retry_on``, ``dont_retry_on``: import paths of exceptions. ``expires``: seconds after the job was due for which an
-    attempt may start.
+    attempt may start. ``on_missing``: what becomes of the job if what its event refers to is gone.
     """
 
     queue: str
@@ -77,6 +78,7 @@ class AsyncOptions(msgspec.Struct, frozen=True):
     retry_on: tuple[str, ...] = ()
     dont_retry_on: tuple[str, ...] = ()
     expires: float | None = None
+    on_missing: OnMissing = "fail"
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -93,7 +95,8 @@ class Route(msgspec.Struct, frozen=True):
 class Point(msgspec.Struct, frozen=True):
     """An extension point. ``routes`` are in the order in which they run: by priority, ties as in the file.
 
-    ``event`` is an import path; ``schema`` the JSON Schema itself, already read. ``on_failure``, ``on_retry``: of its
+    ``event`` is an import path; ``schema`` the JSON Schema itself, already read. ``version`` is that of the payload,
+    ``upcasters`` the functions that lift older ones, the last of them to it. ``on_failure``, ``on_retry``: of its
     asynchronous handlers that have none.
     """
 
@@ -102,6 +105,8 @@ class Point(msgspec.Struct, frozen=True):
     description: str | None = None
     event: str | None = None
     schema: dict[str, object] | bool | None = None
+    version: int = 1
+    upcasters: tuple[str, ...] = ()
     interruptible: bool = False
     on_failure: str | None = None
     on_retry: str | None = None
@@ -129,6 +134,7 @@ class AsyncDefaults(msgspec.Struct, frozen=True):
     retry_on: tuple[str, ...] = ()
     dont_retry_on: tuple[str, ...] = ()
     expires: float | None = None
+    on_missing: OnMissing = "fail"
 
 
 _CONNECTIONS = {"broker_url": "broker.url", "namespace": "broker.namespace", "locks_url": "locks.url"}

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 _LATER = (
-    "onMissing",
     "when",
     "tags",
     "schedule",
@@ -23,7 +22,7 @@ _LATER_HINT = "this version of the router can't do that yet: remove it"
 _OPTIONS = (
     *("queue", "delay", "retries", "backoff", "backoffSeconds", "timeout", "onFailure", "onRetry"),
     *("maxBackoffSeconds", "jitter", "retryOn", "dontRetryOn", "expires"),
-    *("uniqueJob", "uniqueBy", "uniqueLockTimeout", "uniqueUntil"),
+    *("uniqueJob", "uniqueBy", "uniqueLockTimeout", "uniqueUntil", "onMissing"),
 )
 _DEFAULTS = ("default_queue", "tries", "backoff_strategy", *_OPTIONS)
 _ATTEMPTS = ("tries", "attempts", "max_attempts", "maxAttempts", "retry", "max_retries", "maxRetries", "max_tries")
@@ -62,7 +61,10 @@ _IN_HANDLER = {
     **{name: f"put it under `async`: `async: {{{name}: …}}`" for name in _OPTIONS},
     **dict.fromkeys(_ATTEMPTS, "put it under `async`, where it is called `retries`"),
     **dict.fromkeys(_CALLABLES, "it is called `handler`"),
-    **dict.fromkeys(("description", "event", "schema", "interruptible"), "put it beside `handlers`, not under it"),
+    **dict.fromkeys(
+        ("description", "event", "schema", "version", "upcasters", "interruptible"),
+        "put it beside `handlers`, not under it",
+    ),
     **dict.fromkeys(("order", "weight"), "it is called `priority`: lower runs first"),
     "handlers": "this is one of a list of handlers already: write `- handler: …`",
     "method": "it is a part of `handler`: `shop.mail:Mailer.send`",

@@ -129,6 +129,20 @@ def next_step(
     return Again(successor, wait, record.error)
 
 
+Callback = Literal["onRetry", "onFailure"]
+
+
+def callback_of(step: Step) -> Callback | None:
+    """Which of the route's callbacks is told of it."""
+    match step:
+        case Again():
+            return "onRetry"
+        case Failed():
+            return "onFailure"
+        case _:
+            return None
+
+
 def is_expired(job: Job, now: float) -> bool:
     """Whether it is too late to start an attempt of the job. ``now``: seconds since the epoch."""
     return job.expires_at is not None and now > job.expires_at

@@ -86,11 +86,16 @@ def as_handler(found: Any, path: str) -> Handler:
 
 def import_callback(path: str) -> Handler:
     """The ``onFailure`` or ``onRetry`` at ``path``: takes two arguments. Raises HandlerImportError."""
-    call = _callable(import_object(path), path, method="__call__")
-    _check_arguments(
-        call, path, ("first", "second"), "two arguments: onFailure (exception, event), onRetry (attempt, exception)"
-    )
+    wanted = "two arguments: onFailure (exception, event), onRetry (attempt, exception)"
+    call = import_callable(path, ("first", "second"), wanted)
     return Handler(call, _is_async(call), wants_context=False)
+
+
+def import_callable(path: str, arguments: tuple[str, ...], wanted: str) -> Callable[..., Any]:
+    """What can be called at ``path`` with such arguments, ``wanted`` in words. Raises HandlerImportError."""
+    call = _callable(import_object(path), path, method="__call__")
+    _check_arguments(call, path, arguments, wanted)
+    return call
 
 
 def import_exception(path: str) -> type[BaseException]:

@@ -14,7 +14,8 @@ from router.brokers.memory import Waiting
 from router.config import did_you_mean, parse_duration
 from router.errors import RouterError
 from router.jobs.job import decode
-from router.routing.events import encode_event
+from router.routing.encoding import encode_event
+from router.routing.references import References
 from router.routing.table import RoutingTable
 from router.testing.clock import as_datetime
 from router.testing.records import FailedJob, QueuedJob
@@ -66,6 +67,7 @@ class Wanted:
     point: str | None
     queue: str | None
     delay: float | str | timedelta | None
+    references: References
 
     def among(self, queued: list[QueuedJob], table: RoutingTable) -> list[QueuedJob]:
         """Those that fit. Raises ValueError where no async route has that id."""
@@ -74,7 +76,8 @@ class Wanted:
             hint = did_you_mean(self.route, known, form="'{}'")
             raise ValueError(f"no async route has the id {self.route!r}" + (f"; {hint}" if hint else ""))
         # As it would travel, so that a date is compared with the text that became of it.
-        values = {} if self.payload is None else msgspec.json.decode(encode_event(self.payload, self.route))
+        data = b"{}" if self.payload is None else encode_event(self.payload, self.route, self.references)
+        values = msgspec.json.decode(data)
         delay = None if self.delay is None else parse_duration(self.delay)
         return [job for job in queued if self._fits(job, delay) and _has(job.payload, values)]
 

@@ -11,10 +11,11 @@ from router.brokers.base import Reason
 from router.config import AsyncOptions, format_duration
 from router.jobs.job import AttemptRecord
 
-Outcome = Literal["succeeded", "retrying", "failed", "waiting", "duplicate"]
+Outcome = Literal["succeeded", "retrying", "failed", "waiting", "duplicate", "skipped"]
 """How a job's turn ended: its handler returned; raised, with attempts left; raised, and the job has failed (or it could
 not be run for as long as ``unknownRouteFor``); it waits, since it can't be run (no such route here, the payload doesn't
-fit its type); it ended unrun, since another job holds its unique lock by now."""
+fit its type); it ended unrun, since another job holds its unique lock by now, or since what its event refers to is gone
+(``onMissing: drop``)."""
 
 
 @dataclass(frozen=True, slots=True)

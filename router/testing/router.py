@@ -53,7 +53,7 @@ class TestRouter(Router):
         # A file for RabbitMQ without `locks.url` refuses unique jobs, and shall do so in a test.
         has_locks = settings.locks_url is not None or not settings.broker_url.startswith("amqp")
         self._memory = MemoryBroker(settings.namespace, MemoryLocks(self._clock) if has_locks else None, self._clock)
-        self._runner = JobRunner(lambda: self.table, self._memory, self._clock, self._tell)
+        self._runner = JobRunner(self, self._memory, self._clock)
         self._recorder = Recorder()
         self._stand_in = StandIn(self)
         super()._start(settings, generation)
@@ -99,7 +99,7 @@ class TestRouter(Router):
         ``delay``: how long from now. Raises ValueError where no async route has that id, which is a slip of the hand.
         """
         __tracebackhide__ = True
-        wanted, queued = Wanted(route, payload, point, queue, delay), self.queued
+        wanted, queued = Wanted(route, payload, point, queue, delay, self.references), self.queued
         found = wanted.among(queued, self.table)
         if not found:
             raise AssertionError(f"no job waits for {wanted}; {shown(queued)}")
@@ -116,7 +116,7 @@ class TestRouter(Router):
     ) -> None:
         """AssertionError, which shows them, where such jobs wait; the arguments are those of `assert_queued`."""
         __tracebackhide__ = True
-        found = Wanted(route, payload, point, queue, delay).among(self.queued, self.table)
+        found = Wanted(route, payload, point, queue, delay, self.references).among(self.queued, self.table)
         if found:
             raise AssertionError(shown(found))
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Generator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -14,15 +14,16 @@ from typing import Any
 import msgspec
 
 from router.app.context import Context, running
+from router.app.router import Router
 from router.brokers.base import Delivery, Done
 from router.brokers.memory import MemoryBroker, MemoryConsumer
 from router.config.settings import AsyncOptions, Route
 from router.errors import InvalidPayload, JobExpired, Retry, RouterError
 from router.jobs import lifecycle
-from router.jobs.following import LifecycleEvent, Name, of_job, of_step
+from router.jobs.following import Name, of_job, of_step
 from router.jobs.job import Job, decode
 from router.locks.base import Held, Taken, claim_of
-from router.routing.events import build_event
+from router.routing.events import Unread
 from router.routing.handlers import Handler
 from router.routing.table import RoutingTable
 from router.testing.clock import Clock, as_datetime
@@ -82,20 +83,13 @@ class _Turn:
 
 
 class JobRunner:
-    """Runs the jobs of ``broker`` by the table in force. ``errors``: the last exception of each failed job, by id."""
+    """Runs the jobs of ``broker`` as ``router`` has them. ``errors``: the last exception of each failed job, by id."""
 
-    def __init__(
-        self,
-        table: Callable[[], RoutingTable],
-        broker: MemoryBroker,
-        clock: Clock,
-        tell: Callable[[Iterable[LifecycleEvent]], None],
-    ) -> None:
+    def __init__(self, router: Router, broker: MemoryBroker, clock: Clock) -> None:
         self.errors: dict[str, BaseException] = {}
-        self._table = table
+        self._router = router
         self._broker = broker
         self._clock = clock
-        self._tell = tell
         self._running = False
         self._runnables: dict[tuple[str, str, str], Runnable] = {}
 
@@ -140,7 +134,7 @@ class JobRunner:
             self._running = False
 
     def _turn(self, delivery: Delivery, consumer: MemoryConsumer) -> Steps[Ran]:
-        table = self._table()
+        table = self._router.table
         job = decode(delivery.body)
         route = table.find(job.point, job.route)
         turn = _Turn(delivery, job, table, route.options if route else None, self._clock())
@@ -153,24 +147,24 @@ class JobRunner:
             return turn.ran("duplicate", RouterError(f"job {holder} holds its lock"))
         runnable = self._import(route, table)
         try:
-            event = build_event(bytes(job.event), runnable.event_type, job.point)
+            unread = runnable.events.read(bytes(job.event), job.event_version)
         except InvalidPayload as error:
             return self._cannot_run(turn, error, consumer)
-        return (yield from self._attempt(turn, runnable, event, consumer))
+        return (yield from self._attempt(turn, runnable, unread, consumer))
 
-    def _attempt(self, turn: _Turn, runnable: Runnable, event: Any, consumer: MemoryConsumer) -> Steps[Ran]:
+    def _attempt(self, turn: _Turn, runnable: Runnable, unread: Unread, consumer: MemoryConsumer) -> Steps[Ran]:
         job, options = turn.job, runnable.options
         context = context_of(job, runnable, turn.delivery.queue)
         with running(context):
-            error, outcome = yield from self._handle(turn, runnable, event, context)
+            event, error, outcome = yield from self._handle(turn, runnable, unread, context)
             step = lifecycle.next_step(job, options, outcome, self._clock())
             if isinstance(outcome, lifecycle.Expired) and isinstance(step, lifecycle.Failed):
                 error = JobExpired(step.error)
-            self._tell([of_step(step, job, turn.delivery.queue, self._clock(), options, seconds=0.0)])
+            self._router._tell([of_step(step, job, turn.delivery.queue, self._clock(), options, seconds=0.0)])
             callback_error = None
             if error is not None:
                 callback_error = yield from self._call_back(runnable, step, job, error, event)
-        queues = frozenset(self._table().queues())
+        queues = frozenset(self._router.table.queues())
         consumer.settle([settle(turn.delivery, job, step, options, queues, self._clock())])
         match step:
             case lifecycle.Again(_, wait):
@@ -178,31 +172,40 @@ class JobRunner:
             case lifecycle.Failed() if error is not None:
                 self.errors[job.job] = error
                 return turn.ran("failed", error, callback_error=callback_error)
+            case lifecycle.Finish(skipped) if skipped is not None:
+                return turn.ran("skipped", error)
         return turn.ran("succeeded")
 
     def _handle(
-        self, turn: _Turn, runnable: Runnable, event: Any, context: Context
-    ) -> Steps[tuple[BaseException | None, lifecycle.Outcome]]:
+        self, turn: _Turn, runnable: Runnable, unread: Unread, context: Context
+    ) -> Steps[tuple[Any, BaseException | None, lifecycle.Outcome]]:
+        """The event as callbacks get it, what the handler raised, and what that is to the job."""
         if lifecycle.is_expired(turn.job, self._clock()):
-            return None, lifecycle.Expired()
+            return unread.payload, None, lifecycle.Expired()
         self._told("started", turn)
         claim, unique = claim_of(turn.job), runnable.options.unique
         if claim is not None and unique is not None and unique.until == "start" and self._broker.locks is not None:
             self._broker.locks.free(claim)
-        error = yield from _call(runnable.handler, event, context=context)
+        event = unread.payload
+        try:
+            event = unread.load()
+        except _FAILURES as problem:
+            error: BaseException | None = problem
+        else:
+            error = yield from _call(runnable.handler, event, context=context)
         if error is None:
-            return None, lifecycle.Returned()
+            return event, None, lifecycle.Returned()
         delay = error.delay if isinstance(error, Retry) else None
-        return error, lifecycle.Raised(describe(error), runnable.asks(error), delay)
+        return event, error, lifecycle.Raised(describe(error), runnable.asks(error), delay)
 
     def _call_back(
         self, runnable: Runnable, step: lifecycle.Step, job: Job, error: BaseException, event: Any
     ) -> Steps[BaseException | None]:
-        retrying = isinstance(step, lifecycle.Again)
-        callback = runnable.callbacks.get("onRetry" if retrying else "onFailure")
+        name = lifecycle.callback_of(step)
+        callback = runnable.callbacks.get(name) if name else None
         if callback is None:
             return None
-        arguments = (job.attempt, error) if retrying else (error, event)
+        arguments = (job.attempt, error) if name == "onRetry" else (error, event)
         return (yield from _call(callback, *arguments))
 
     def _cannot_run(self, turn: _Turn, error: RouterError, consumer: MemoryConsumer) -> Ran:
@@ -220,7 +223,7 @@ class JobRunner:
         return turn.ran("failed", error)
 
     def _told(self, name: Name, turn: _Turn, **more: Any) -> None:
-        self._tell([of_job(name, turn.job, turn.delivery.queue, self._clock(), turn.options, **more)])
+        self._router._tell([of_job(name, turn.job, turn.delivery.queue, self._clock(), turn.options, **more)])
 
     def _lock(self, turn: _Turn) -> str | None:
         """Take the lock of a unique job, or lengthen it; the job that holds it instead."""
@@ -240,7 +243,7 @@ class JobRunner:
         if key not in self._runnables:
             point = msgspec.structs.replace(table.points[route.point], routes=(route,))
             alone = msgspec.structs.replace(table, points={point.name: point})
-            self._runnables[key] = import_routes(alone)[point.name, route.id]
+            self._runnables[key] = import_routes(alone, self._router.references)[point.name, route.id]
         return self._runnables[key]
 
 

@@ -18,17 +18,18 @@ from router.app.context import Context, running
 from router.app.default import set_default
 from router.app.router import Router
 from router.config.settings import AsyncOptions, Route
-from router.errors import ChildDied, Fail, InvalidPayload, JobError, JobExpired, JobTimeout, Retry
+from router.errors import ChildDied, Fail, InvalidPayload, JobError, JobExpired, JobTimeout, ReferenceMissing, Retry
 from router.jobs.following import of_job
 from router.jobs.job import Job, UndecodableJob, decode
+from router.jobs.lifecycle import Callback
 from router.logs import set_up_logging
-from router.routing.events import build_event, import_event_type
+from router.routing.events import EventReader, Unread, import_event_type
 from router.routing.handlers import Handler, import_callback, import_exception, import_handler
+from router.routing.references import References
 from router.routing.table import RoutingTable
 from router.worker.messages import (
     Asked,
     Call,
-    Callback,
     Called,
     Hello,
     NotRunnable,
@@ -60,13 +61,15 @@ class Runnable:
     route: Route
     options: AsyncOptions
     handler: Handler
-    event_type: type | None
+    events: EventReader
     callbacks: dict[Callback, Handler]
     retry_on: tuple[type[BaseException], ...]
     dont_retry_on: tuple[type[BaseException], ...]
 
     def asks(self, error: BaseException) -> Asked | None:
         """What the exception of the handler asks for, by itself or by the options."""
+        if isinstance(error, ReferenceMissing):
+            return self.options.on_missing
         if isinstance(error, Retry):
             return "retry"
         if isinstance(error, (Fail, *self.dont_retry_on)):
@@ -74,17 +77,18 @@ class Runnable:
         return "fail" if self.retry_on and not isinstance(error, self.retry_on) else None
 
 
-def import_routes(table: RoutingTable) -> dict[tuple[str, str], Runnable]:
+def import_routes(table: RoutingTable, references: References) -> dict[tuple[str, str], Runnable]:
     """Import every async route of the table, by (point, route id). Raises HandlerImportError."""
     runnables = {}
     for route, options in table.async_routes():
-        event = table.points[route.point].event
+        point = table.points[route.point]
+        event_type = import_event_type(point.event) if point.event else None
         paths: dict[Callback, str | None] = {"onRetry": options.on_retry, "onFailure": options.on_failure}
         runnables[route.point, route.id] = Runnable(
             route,
             options,
             import_handler(route.handler),
-            import_event_type(event) if event else None,
+            EventReader(point, event_type, references),
             {name: import_callback(path) for name, path in paths.items() if path is not None},
             tuple(map(import_exception, options.retry_on)),
             tuple(map(import_exception, options.dont_retry_on)),
@@ -121,10 +125,11 @@ class Child:
 
     def _run(self, message: Run) -> None:
         try:
-            job, runnable, event = self._prepare(message.body)
+            job, runnable, unread = self._prepare(message.body)
         except (UndecodableJob, LookupError, InvalidPayload) as error:
             self._pipe.send(NotRunnable(message.run, str(error.args[0])))
             return
+        event = unread.payload
         context = context_of(job, runnable, message.queue)
         started = time.perf_counter()
         self._pipe.send(Started(message.run))
@@ -132,18 +137,19 @@ class Child:
             self._teller.tell(of_job("started", job, message.queue, time.time(), runnable.options, worker=self._worker))
         with running(context):
             try:
+                event = unread.load()
                 self._call(runnable.handler, event, context=context)
             except BaseException as error:  # noqa: BLE001 - SystemExit of a handler is its failure, not the child's end
                 self._raised(message.run, time.perf_counter() - started, error, job, runnable, event)
             else:
                 self._pipe.send(Returned(message.run, time.perf_counter() - started, _rss()))
 
-    def _prepare(self, body: bytes) -> tuple[Job, Runnable, Any]:
+    def _prepare(self, body: bytes) -> tuple[Job, Runnable, Unread]:
         job = decode(body)
         runnable = self._routes.get((job.point, job.route))
         if runnable is None:
             raise LookupError(f"{job.point} has no async route {job.route!r} here")
-        return job, runnable, build_event(bytes(job.event), runnable.event_type, job.point)
+        return job, runnable, runnable.events.read(bytes(job.event), job.event_version)
 
     def _raised(self, run: int, seconds: float, error: BaseException, job: Job, runnable: Runnable, event: Any) -> None:
         delay = error.delay if isinstance(error, Retry) else None
@@ -156,12 +162,17 @@ class Child:
     def _call_for_another(self, message: Call) -> None:
         error = _ERRORS[message.outcome](message.error)
         try:
-            job, runnable, event = self._prepare(message.body)
+            job, runnable, unread = self._prepare(message.body)
         except (UndecodableJob, LookupError, InvalidPayload) as problem:
             log.error("%s can't be called: %s", message.callback, problem)
             self._pipe.send(Called(message.run))
             return
         with running(context_of(job, runnable, message.queue)):
+            try:
+                event = unread.load()
+            except Exception as problem:  # noqa: BLE001 - loading is user code; better without than not called
+                log.error("%s gets the payload as it travels, since loading fails: %s", message.callback, problem)
+                event = unread.payload
             self._callback(message.run, message.callback, error, job, runnable, event)
 
     def _callback(
@@ -230,7 +241,7 @@ def main() -> int:
         try:
             router = Router.from_settings(hello.settings, hello.generation)
             set_default(router)
-            routes = import_routes(router.table)
+            routes = import_routes(router.table, router.references)
         except Exception as error:  # noqa: BLE001 - whatever importing user code raises is told to the parent
             pipe.send(Unready(f"{type(error).__name__}: {error}"))
             return 1

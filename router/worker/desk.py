@@ -16,12 +16,12 @@ from router.brokers.base import Delivery, Return, Settlement
 from router.errors import LocksUnavailable
 from router.jobs import lifecycle
 from router.jobs.following import name_of
-from router.jobs.lifecycle import Again, Died, Expired, Failed, Finish, Outcome, Step, TimedOut
+from router.jobs.lifecycle import Again, Callback, Died, Expired, Failed, Finish, Outcome, Step, TimedOut
 from router.locks.base import Held, Locks, Taken
 from router.routing.table import RoutingTable
 from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
 from router.worker.journal import Journal
-from router.worker.messages import Call, Callback, Called, NotRunnable, Raised, Returned, Started, Verdict
+from router.worker.messages import Call, Called, NotRunnable, Raised, Returned, Started, Verdict
 from router.worker.messages import Run as RunMessage
 from router.worker.pool import MAX_UNSENT, Child, Pool
 from router.worker.runs import Run, Runs
@@ -306,9 +306,9 @@ class Desk:
             run.job, run.options, outcome, time.time(), worker=self._worker, draw=random.random()
         )
         run.seconds = seconds
-        if isinstance(run.step, Again):
-            return "onRetry" if run.options.on_retry else None
-        return "onFailure" if run.options.on_failure else None
+        name = lifecycle.callback_of(run.step)
+        wanted = run.options.on_retry if name == "onRetry" else run.options.on_failure
+        return name if wanted else None
 
     def _conclude_decided(self, run: Run, now: float) -> None:
         assert run.step is not None

@@ -25,8 +25,8 @@ import msgspec
 
 from router.config.settings import Settings
 from router.jobs.following import LifecycleEvent
+from router.jobs.lifecycle import Callback
 
-Callback = Literal["onRetry", "onFailure"]
 Asked = Literal["retry", "fail", "drop"]
 
 

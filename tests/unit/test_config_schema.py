@@ -133,7 +133,7 @@ def test_every_other_setting_has_a_default() -> None:
     without = {name for name, value in _properties(SCHEMA) if "default" not in joined(value, DEFINITIONS)}
     assert without == {
         *("broker", "locks", "async", "queues", "extensions", "handlers"),  # what stands in them may have one
-        *("bootstrap", "pythonpath", "include", "description", "event", "schema", "onFailure", "onRetry"),
+        *("bootstrap", "pythonpath", "include", "description", "event", "schema", "upcasters", "onFailure", "onRetry"),
         *("handler", "id", "concurrency", "uniqueBy", "url"),  # the last is that of `locks`
         *("maxBackoffSeconds", "retryOn", "dontRetryOn", "expires"),
     }

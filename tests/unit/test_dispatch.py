@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -178,9 +179,9 @@ def test_a_plan_is_made_once_for_each_point_however_it_is_named(app: Router, mon
 
     made: list[str] = []
 
-    def counting(point: Point, registered: Mapping[tuple[str, str], Handler], *, followed: bool) -> Plan:
+    def counting(point: Point, registered: Mapping[tuple[str, str], Handler], *more: Any, **named: Any) -> Plan:
         made.append(point.name)
-        return make_plan(point, registered, followed=followed)
+        return make_plan(point, registered, *more, **named)
 
     monkeypatch.setattr("router.app.router.make_plan", counting)
     for _ in range(3):

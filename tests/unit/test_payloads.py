@@ -22,7 +22,8 @@ from jsonschema.validators import validator_for
 
 from router.config.payload_schemas import PayloadSchemas
 from router.errors import InvalidPayload
-from router.routing.events import build_event, encode_event
+from router.routing.encoding import encode_event
+from router.routing.events import build_event
 from router.routing.fitting import misfits
 from router.routing.payloads import check_schema, dotted
 

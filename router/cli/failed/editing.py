@@ -22,6 +22,7 @@ from router.config.settings import Point
 from router.errors import InvalidPayload, RouterError
 from router.jobs.job import Job
 from router.jobs.unique import lock_key
+from router.routing.events import EventReader
 
 
 def edit(router: Router, job: Job) -> Job | None:
@@ -35,6 +36,7 @@ def edit(router: Router, job: Job) -> Job | None:
             f"the file has no point {job.point!r}, so that nobody can check an edited payload; put it back into the "
             "file, or retry without --edit"
         )
+    job = _of_this_version(router, point, job)
     before = msgspec.json.format(bytes(job.event), indent=2).decode() + "\n"
     text = before
     while True:
@@ -49,13 +51,21 @@ def edit(router: Router, job: Job) -> Job | None:
                 raise RouterError("the edited payload can't be used; nothing was done, the job stays failed") from None
 
 
+def _of_this_version(router: Router, point: Point, job: Job) -> Job:
+    if job.event_version == point.version:
+        return job
+    try:
+        data = EventReader(point, None, router.references).upcast(bytes(job.event), job.event_version)
+    except InvalidPayload as problem:
+        raise RouterError(f"{problem}; nothing was done, the job stays failed") from problem
+    return msgspec.structs.replace(job, event=msgspec.Raw(data), event_version=point.version)
+
+
 def _with_payload(router: Router, point: Point, job: Job, text: str) -> Job:
     payload = _parse(text, job.point)
     later = tuple(route for route in point.routes if route.options is not None)
     # Without the synchronous handlers, which nobody needs here, and which may not be importable here.
-    _, data = make_plan(msgspec.structs.replace(point, routes=later), {}).prepare(payload)
-    if data is None:
-        data = msgspec.json.encode(payload)
+    data = make_plan(msgspec.structs.replace(point, routes=later), {}, router.references).check(payload)
     lock = job.lock
     route = router.table.find(job.point, job.route)
     if route is not None and route.options is not None and route.options.unique is not None:

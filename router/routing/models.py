@@ -1,0 +1,77 @@
+"""Pydantic models as events: written and read back so that the worker gets what was dispatched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, get_args
+
+from router.routing.references import References
+
+Model = Any
+"""A pydantic BaseModel, or a class of one; pydantic is not ours to import."""
+
+
+def is_model(value: object) -> bool:
+    """Whether it is a pydantic model, or a class of one."""
+    return hasattr(value, "model_dump_json")
+
+
+def dump(model: Model, references: References, fields: set[str] | None = None) -> bytes:
+    """The model as JSON that `load` reads: by alias, without computed fields. ``fields``: only these.
+
+    Raises what pydantic raises."""
+    more = {"fallback": references.refer} if references else {}  # from pydantic 2.10 on
+    text: str = model.model_dump_json(by_alias=True, round_trip=True, include=fields, **more)
+    return text.encode()
+
+
+def load(data: bytes, cls: Model) -> Model:
+    """The model of JSON; fields are known by their aliases and, from pydantic 2.11 on, by their names."""
+    return cls.model_validate_json(data, **_by_name())
+
+
+def convert(payload: object, cls: Model) -> Model:
+    """The model of a payload that has objects in it already."""
+    return cls.model_validate(payload, **_by_name())
+
+
+def unreadable(cls: Model) -> str | None:
+    """Which field would be written under a name under which it can't be read, in words."""
+    for model in _models(cls, set()):
+        for name, field in model.model_fields.items():
+            read = _names(name, field, model)
+            written = field.serialization_alias or name
+            if read and written not in read:
+                other = " or ".join(f"`{alias}`" for alias in sorted(read))
+                return f"{model.__qualname__}.{name} is written as `{written}`, but read as {other}"
+    return None
+
+
+def _models(cls: Model, seen: set[Any]) -> Iterator[Model]:
+    if is_model(cls) and isinstance(cls, type) and cls not in seen:
+        seen.add(cls)
+        yield cls
+        for field in cls.model_fields.values():  # type: ignore[attr-defined]
+            yield from _models(field.annotation, seen)
+    for argument in get_args(cls):
+        yield from _models(argument, seen)
+
+
+def _names(name: str, field: Any, model: Model) -> set[str]:
+    alias = field.validation_alias
+    if alias is None:
+        return {name}
+    choices = getattr(alias, "choices", [alias])
+    if not all(isinstance(choice, str) for choice in choices):
+        return set()  # paths into the payload: nobody can say
+    by_name = bool(_by_name()) or model.model_config.get("populate_by_name")
+    return {*choices, *([name] if by_name else [])}
+
+
+@cache
+def _by_name() -> dict[str, bool]:
+    from pydantic import VERSION
+
+    known = tuple(map(int, VERSION.split(".")[:2])) >= (2, 11)
+    return {"by_alias": True, "by_name": True} if known else {}
