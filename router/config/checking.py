@@ -216,7 +216,7 @@ class Checker:
         steps = self._version(point) - 1
         if len(upcasters) > steps:
             given, needed = counted(len(upcasters), "upcaster"), counted(steps, "step")
-            message = f"there are {given}, but from version 1 to `version: {steps + 1}` it is {needed}"
+            message = f"{given} given, but from version 1 to `version: {steps + 1}` it is {needed}"
             hint = f"each lifts a payload by one version, the last to `version`: write `version: {len(upcasters) + 1}`"
             self._report(Problem(message, hint, on_key=True), *path, "upcasters")
         return tuple(upcaster for upcaster in upcasters if isinstance(upcaster, str))

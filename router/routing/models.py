@@ -51,6 +51,7 @@ def unreadable(cls: Model) -> str | None:
 def _models(cls: Model, seen: set[Any]) -> Iterator[Model]:
     if is_model(cls) and isinstance(cls, type) and cls not in seen:
         seen.add(cls)
+        cls.model_rebuild(raise_errors=False)  # type: ignore[attr-defined]  # what it names may have come later
         yield cls
         for field in cls.model_fields.values():  # type: ignore[attr-defined]
             yield from _models(field.annotation, seen)

@@ -1,0 +1,377 @@
+"""Events from a dispatch to a handler: types, references, versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import sys
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Optional
+from uuid import UUID
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import router
+from router import HandlerImportError, InvalidPayload, RegistrationError
+from router.cli.failed.editing import edit
+from router.config.settings import Point
+from router.jobs.job import Job
+from router.routing.encoding import encode_event, originals
+from router.routing.events import EventReader, build_event, import_event_type
+from router.routing.references import References
+from router.testing import TestRouter
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+    LARGE = 2
+
+
+@dataclasses.dataclass
+class Line:
+    sku: str
+    price: Decimal
+
+
+FIELDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
+    "id": (UUID, st.uuids()),
+    "at": (datetime, st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.just(UTC))),
+    "day": (date, st.dates(min_value=date(1000, 1, 1))),
+    "hour": (time, st.times()),
+    "wait": (timedelta, st.timedeltas(timedelta(-999), timedelta(999))),
+    "price": (Decimal, st.decimals(allow_nan=False, allow_infinity=False)),
+    "colour": (Colour, st.sampled_from(Colour)),
+    "size": (Size, st.sampled_from(Size)),
+    "numbers": (set[int], st.sets(st.integers(-(2**53), 2**53))),
+    "words": (frozenset[str], st.frozensets(st.text("abc"))),
+    "pair": (tuple[int, str], st.tuples(st.integers(-9, 9), st.text("abc"))),
+    "lines": (
+        list[Line],
+        st.lists(st.builds(Line, st.text("abc"), st.decimals(allow_nan=False, allow_infinity=False))),
+    ),
+    "by_size": (dict[int, str], st.dictionaries(st.integers(-9, 9), st.text("abc"))),
+    "perhaps": (Optional[datetime], st.none() | st.datetimes(min_value=datetime(1000, 1, 1))),  # noqa: UP045
+}
+DATA = (bytes, st.binary())
+
+AS_DATACLASS = dataclasses.make_dataclass(
+    "AsDataclass", [(name, of) for name, (of, _) in {**FIELDS, "raw": DATA}.items()]
+)
+AS_STRUCT = msgspec.defstruct("AsStruct", [(name, of) for name, (of, _) in {**FIELDS, "raw": DATA}.items()])
+AS_MODEL = pydantic.create_model("AsModel", **{name: (of, ...) for name, (of, _) in FIELDS.items()})  # type: ignore[call-overload]
+"""Of bytes pydantic says itself how they travel: as UTF-8, unless the model is set up otherwise."""
+
+
+@pytest.mark.parametrize("event_type", [AS_DATACLASS, AS_STRUCT, AS_MODEL])
+@given(data=st.data())
+def test_every_type_comes_back_as_what_it_was(event_type: Any, data: st.DataObject) -> None:
+    fields = FIELDS if event_type is AS_MODEL else {**FIELDS, "raw": DATA}
+    event = event_type(**{name: data.draw(strategy, name) for name, (_, strategy) in fields.items()})
+    assert build_event(encode_event(event, "p"), event_type, "p") == event
+
+
+class Inner(pydantic.BaseModel):
+    order_id: int = pydantic.Field(alias="orderId")
+
+
+class Aliased(pydantic.BaseModel):
+    order_id: int = pydantic.Field(alias="orderId")
+    inner: list[Inner]
+    total: float = 0.0
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def doubled(self) -> int:
+        return self.order_id * 2
+
+
+class Strict(Aliased):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+
+class Crossed(pydantic.BaseModel):
+    inner: list[Crossing]
+
+
+class Crossing(pydantic.BaseModel):
+    total: int = pydantic.Field(validation_alias="amount", serialization_alias="sum")
+
+
+@pytest.mark.parametrize("model", [Aliased, Strict])
+def test_a_model_with_aliases_and_computed_fields_is_read_as_it_is_written(model: type[Aliased]) -> None:
+    event = model(orderId=7, inner=[Inner(orderId=8)])
+    data = encode_event(event, "p")
+    assert msgspec.json.decode(data) == {"orderId": 7, "inner": [{"orderId": 8}], "total": 0.0}
+    assert build_event(data, model, "p") == event
+    assert build_event(b'{"order_id": 7, "inner": []}', model, "p").order_id == 7
+
+
+def test_a_model_that_is_written_and_read_under_different_names_is_refused_with_the_file() -> None:
+    words = r"Crossing.total is written as `sum`, but read as `amount` or `total`; .* one alias for both"
+    with pytest.raises(HandlerImportError, match=words):
+        import_event_type(f"{__name__}:Crossed")
+    assert import_event_type(f"{__name__}:Strict") is Strict
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("mode", ["null", "constants"])
+def test_a_number_that_json_does_not_know_is_refused_in_a_model_too(number: float, mode: Any) -> None:
+    class Told(Aliased):
+        model_config = pydantic.ConfigDict(ser_json_inf_nan=mode)
+
+    event = Told(orderId=7, inner=[], total=number)
+    with pytest.raises(InvalidPayload, match=r"`total` is -?(nan|inf), a number that JSON doesn't know"):
+        encode_event(event, "p")
+
+
+# -- by reference --------------------------------------------------------------------------------------------------
+
+
+class Row:
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+
+class Customer(Row):
+    pass
+
+
+class Product(Row):
+    pass
+
+
+@dataclasses.dataclass
+class Placed:
+    customer: Customer
+    products: list[Product]
+    by_name: dict[str, Product]
+    guest: Customer | None = None
+
+
+class PlacedModel(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    customer: Customer
+    products: list[Product]
+    by_name: dict[str, Product]
+    guest: Customer | None = None
+
+
+ROWS = {(cls, key): cls(key) for cls in (Customer, Product) for key in range(5)}
+
+
+def registered() -> References:
+    references = References()
+    references.add(Row, lambda row: row.key, lambda cls, key: ROWS.get((cls, key)))
+    return references
+
+
+@pytest.mark.parametrize("event_type", [Placed, PlacedModel, None])
+def test_objects_travel_as_type_and_key_wherever_they_stand(event_type: Any) -> None:
+    fields: dict[str, Any] = {
+        "customer": ROWS[Customer, 1],
+        "products": [ROWS[Product, 1], ROWS[Product, 2]],
+        "by_name": {"a": ROWS[Product, 1]},
+        "guest": None,
+    }
+    event = event_type(**fields) if event_type else fields
+    references = registered()
+    data = encode_event(event, "p", references)
+    assert msgspec.json.decode(data)["customer"] == {"$reference": f"{__name__}:Customer", "key": 1}
+    unread = EventReader(Point("p"), event_type, references).read(data, 1)
+    assert unread.payload == msgspec.json.decode(data)
+    loaded = unread.load()
+    values = loaded if event_type is None else {name: getattr(loaded, name) for name in fields}
+    assert values == fields
+
+
+def test_what_refers_to_something_gone_says_what() -> None:
+    data = encode_event({"customer": Customer(77)}, "p", registered())
+    unread = EventReader(Point("p"), None, registered()).read(data, 1)
+    with pytest.raises(router.ReferenceMissing, match=r"test_event_types:Customer 77 is gone"):
+        unread.load()
+
+
+def test_a_class_that_is_not_registered_here_makes_the_job_wait_and_is_never_imported() -> None:
+    data = b'{"a": {"$reference": "antigravity:Order", "key": 1}}'.replace(b": {", b":{").replace(b'e": ', b'e":')
+    with pytest.raises(InvalidPayload, match="nobody here knows what antigravity:Order refers to"):
+        EventReader(Point("p"), None, registered()).read(data, 1)
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("payload", [{"$reference": "x"}, {"a": [{"$reference": "x", "key": 1}]}])
+def test_nobody_can_make_up_a_reference(payload: Any) -> None:
+    with pytest.raises(InvalidPayload, match=r"has the key `\$reference`, which is kept for"):
+        encode_event(payload, "p", registered())
+
+
+def test_text_that_only_looks_like_a_reference_is_text() -> None:
+    payload = {"a": '{"$reference":"x"}', "b": "$reference"}
+    assert EventReader(Point("p"), None, registered()).read(encode_event(payload, "p"), 1).load() == payload
+
+
+def test_an_object_without_a_key_is_refused_with_its_place() -> None:
+    with pytest.raises(InvalidPayload, match=r"`a\[0\]`: this Customer has no key yet: save \(or flush\) it first"):
+        encode_event({"a": [Customer(None)]}, "p", registered())
+
+
+def test_an_object_of_another_class_is_told_from_those_that_are_registered() -> None:
+    with pytest.raises(InvalidPayload, match=r"`a` is a `object`|`a` is an `object`, which JSON doesn't know"):
+        encode_event({"a": object()}, "p", registered())
+
+
+def test_what_travels_by_value_can_not_be_registered() -> None:
+    with pytest.raises(RegistrationError, match="Line is a dataclass or a model, whose objects travel by value"):
+        References().add(Line, lambda line: line.sku, lambda cls, key: None)
+    with pytest.raises(RegistrationError, match="takes a class"):
+        References().add("shop:Order", str, lambda cls, key: None)  # type: ignore[arg-type]
+
+
+def test_an_object_is_no_payload_by_itself() -> None:
+    with pytest.raises(InvalidPayload, match="a payload is a mapping or an event object, not Customer"):
+        encode_event(ROWS[Customer, 1], "p", registered())
+
+
+def test_what_is_at_hand_is_not_loaded_again() -> None:
+    references = References()
+    references.add(Row, lambda row: row.key, lambda cls, key: pytest.fail("loaded"))
+    event = {"customer": ROWS[Customer, 1], "products": [], "by_name": {}}
+    known = originals(event, references)
+    payload = msgspec.json.decode(encode_event(event, "p", references))
+    assert references.resolve(payload, "p", known) == event
+
+
+FILE = """
+version: 1
+extensions:
+  placed:
+    event: "{module}:Placed"
+    handlers:
+      - {{handler: "{module}:note", id: now}}
+      - {{handler: "{module}:note", id: later, async: {{retries: 2, onFailure: "{module}:failed"}}}}
+      - {{handler: "{module}:note", id: dropped, async: {{onMissing: drop}}}}
+"""
+NOTED: list[Any] = []
+
+
+def note(event: Any) -> None:
+    NOTED.append(event)
+
+
+def failed(error: BaseException, event: Any) -> None:
+    NOTED.append((type(error), event["customer"]["key"]))
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> TestRouter:
+    NOTED.clear()
+    path = tmp_path / "extensions.yaml"
+    path.write_text(FILE.format(module=__name__))
+    app = TestRouter(path)
+    app.register_reference(Row, key=lambda row: row.key, load=lambda cls, key: ROWS.get((cls, key)))
+    return app
+
+
+def test_a_synchronous_handler_gets_the_object_itself_also_out_of_a_mapping(app: TestRouter) -> None:
+    unsaved = Customer(99)  # flushed, not committed: nobody else could load it
+    app.dispatch("placed", {"customer": unsaved, "products": [], "by_name": {}})
+    assert [Placed(unsaved, [], {})] == NOTED
+    app.assert_queued("later", {"customer": unsaved})
+
+
+def test_a_test_sees_what_becomes_of_jobs_whose_object_is_gone(app: TestRouter) -> None:
+    app.dispatch(Placed(Customer(99), [], {}))
+    app.dispatch(Placed(ROWS[Customer, 1], [], {}))
+    NOTED.clear()
+    report = app.run_jobs()
+    assert [(ran.route, ran.outcome) for ran in report] == [
+        ("later", "failed"),
+        ("dropped", "skipped"),
+        ("later", "succeeded"),
+        ("dropped", "succeeded"),
+    ]
+    found = Placed(ROWS[Customer, 1], [], {})
+    assert [(router.ReferenceMissing, 99), found, found] == NOTED
+    assert isinstance(app.failed[0].error, router.ReferenceMissing)
+
+
+# -- versions ------------------------------------------------------------------------------------------------------
+
+
+def double(payload: Any) -> Any:
+    return payload | {"n": payload["n"] * 2}
+
+
+def tag(payload: Any) -> Any:
+    return payload | {"tag": True}
+
+
+def nothing(payload: Any) -> Any:
+    return None
+
+
+def reader(version: int, *upcasters: str) -> EventReader:
+    paths = tuple(f"{__name__}:{name}" for name in upcasters)
+    return EventReader(Point("p", version=version, upcasters=paths), None, References())
+
+
+def test_an_older_payload_is_lifted_step_by_step() -> None:
+    lifted = reader(3, "double", "tag")
+    assert [lifted.read(b'{"n":1}', version).load() for version in (1, 2, 3)] == [
+        {"n": 2, "tag": True},
+        {"n": 1, "tag": True},
+        {"n": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "upcasters", "words"),
+    [
+        (4, ("double", "tag"), "the payload is of version 4, this file's of 3"),
+        (1, ("tag",), "the payload is of version 1, this file's of 3; its `upcasters` begin with version 2"),
+        (1, ("double", "nothing"), "the upcaster .*:nothing returned NoneType, no mapping"),
+        (1, ("nothing", "tag"), "the upcaster .*:nothing returned NoneType"),
+    ],
+)
+def test_what_can_not_be_lifted_is_told_and_waits(version: int, upcasters: tuple[str, ...], words: str) -> None:
+    with pytest.raises(InvalidPayload, match=words):
+        reader(3, *upcasters).read(b'{"n":1}', version)
+
+
+def test_an_upcaster_that_raises_is_named() -> None:
+    with pytest.raises(InvalidPayload, match=r"the upcaster .*:double raised KeyError: 'n' \(version 2\)"):
+        reader(3, "tag", "double").read(b"{}", 1)
+
+
+def test_an_operator_edits_an_old_payload_as_the_version_of_today_with_its_references(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "extensions.yaml"
+    path.write_text(
+        f"""
+version: 1
+extensions:
+  placed:
+    version: 2
+    upcasters: ["{__name__}:tag"]
+    handlers: [{{handler: "{__name__}:note", id: later, async: true}}]
+"""
+    )
+    monkeypatch.setenv("EDITOR", "sed -i s/true/false/")
+    data = encode_event({"customer": ROWS[Customer, 1]}, "placed", registered())
+    job = Job(v=1, job="j", point="placed", route="later", event=msgspec.Raw(data), dispatched_at=1.0, correlation="c")
+    edited = edit(TestRouter(path), job)
+    assert edited is not None
+    assert msgspec.json.decode(edited.event) == msgspec.json.decode(data) | {"tag": False}
+    assert edited.event_version == 2
