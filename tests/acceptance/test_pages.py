@@ -12,7 +12,9 @@ import shlex
 import subprocess
 import sys
 import time
+import uuid
 import venv
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +62,7 @@ class Session:
     scripts: Path
     strict: bool = False
     said: list[str] = field(default_factory=list)
+    env: Mapping[str, str] = field(default_factory=dict)
     worker: WorkerProcess | None = None
     heard: int = 0
     ids: dict[str, str] = field(default_factory=dict)
@@ -67,7 +70,7 @@ class Session:
 
     def environ(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("ROUTER_")}
-        return {**kept, "PATH": f"{self.scripts}:{os.environ['PATH']}", "COLUMNS": "110"}
+        return {**kept, "PATH": f"{self.scripts}:{os.environ['PATH']}", "COLUMNS": "110", **self.env}
 
     def replay(self, kind: str, body: str) -> str:
         """Do what a block shows; the block as it should be."""
@@ -192,9 +195,18 @@ def test_getting_started_begins_with_a_wheel_and_uses_what_was_printed(scripts: 
     replay("getting-started.md", Session(tmp_path / "shop", scripts, strict=True))
 
 
-@pytest.mark.parametrize("name", ["composition.md", "testing.md", "failed-jobs.md"])
+@pytest.mark.parametrize("name", ["composition.md", "testing.md"])
 def test_a_guide_shows_what_happens(name: str, tmp_path: Path) -> None:
     replay(name, Session(tmp_path / "shop", Path(sys.executable).parent))
+
+
+def test_a_night_with_failed_jobs_goes_the_same_way_on_each_broker(broker_url: str, tmp_path: Path) -> None:
+    env = {
+        "ROUTER_BROKER_URL": broker_url,
+        "ROUTER_NAMESPACE": f"night-{uuid.uuid4().hex[:8]}",
+        "ROUTER_LOCKS_URL": f"sqlite:///{tmp_path}/locks.db",
+    }
+    replay("failed-jobs.md", Session(tmp_path / "shop", Path(sys.executable).parent, env=env))
 
 
 def test_the_starter_passes_its_own_test(tmp_path: Path) -> None:
