@@ -9,7 +9,7 @@ import time
 import pytest
 from amqp_helpers import Setup, failed, ids, job, spin, take, turn, until
 
-from router.brokers.amqp.link import connect
+from router.brokers.amqp.link import CLOSE_SECONDS, connect
 from router.brokers.amqp.messages import publish_arguments
 from router.brokers.base import Bury, Done, Forward, Return
 from tests.servers.proxy import Proxy, through
@@ -82,6 +82,53 @@ def test_what_is_not_settled_goes_back_when_closing(setup: Setup) -> None:
     second = setup.consumer(broker, "w2")
     (again,) = take(second, 1)
     assert (ids([again]), again.count) == (["y"], 2)
+
+
+@pytest.mark.parametrize("waiting", [None, 0, 5], ids=["alone", "beside an idle worker", "beside a busy worker"])
+def test_what_was_settled_in_any_order_just_before_closing_stays_settled(
+    setup: Setup, raw: Raw, waiting: int | None
+) -> None:
+    """RabbitMQ forgets acks that come in quick succession just before the end of a channel."""
+    queue = setup.names.queue("a")
+    broker = setup.broker()
+    broker.publish([job() for _ in range(500)])
+    first = setup.consumer(broker)
+    running, *done = take(first, 500)
+    expected = ids([running])
+    if waiting is not None:
+        second = setup.consumer(broker, "w2")
+        broker.publish([job() for _ in range(1 + waiting)])
+        expected += ids(take(second, 1))
+        expected += [f"job-{int(expected[-1][4:]) + number:06}" for number in range(1, 1 + waiting)]
+    first.settle([Done(delivery) for delivery in done])
+    first.close()
+    if waiting is not None:
+        spin(second, lambda: consumers(raw, queue) == 1, "nothing is the first one's any more")
+        second.close()
+    until(lambda: consumers(raw, queue) == 0, "all is back that was not settled")
+    back = [message.body.decode() for message in iter(lambda: raw.get(queue), None)]
+    assert sorted(back) == expected
+
+
+@pytest.mark.parametrize("directions", [(), ("to_client",)], ids=["both", "to client"])
+def test_closing_just_after_settling_does_not_wait_for_a_broker_that_is_silent(
+    setup: Setup, proxy: Proxy, directions: tuple[str, ...]
+) -> None:
+    broker = setup.broker(url=through(setup.place.url, proxy.port))
+    broker.publish([job() for _ in range(50)])
+    consumer = setup.consumer(broker)
+    running, *done = take(consumer, 50)
+    proxy.stall(*directions)
+    consumer.settle([Done(delivery) for delivery in done])
+    began = time.monotonic()
+    consumer.close()
+    assert time.monotonic() - began < 3 * CLOSE_SECONDS + 0.5, "that much for each of its connections"
+    assert consumer.take_lost() == [running]
+
+
+def consumers(raw: Raw, queue: str) -> int:
+    """How many consumers RabbitMQ counts, those that were cancelled included as long as they hold jobs."""
+    return int(raw.channel.queue_declare(queue, passive=True).consumer_count)
 
 
 def test_prefetch_follows_room(setup: Setup, raw: Raw) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from router.brokers.amqp.line import Line
-from router.brokers.amqp.link import Address, Link, LinkDown
+from router.brokers.amqp.link import CLOSE_SECONDS, Address, Link, LinkDown
 from router.brokers.amqp.lock_steps import LockThread
 from router.brokers.amqp.messages import Publication, park, publish_failed, publish_job
 from router.brokers.amqp.names import Names
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 LONGEST_PATIENCE = 1.0
 UNSENT_PATIENCE = 0.01
 """While the kernel takes no more: nothing becomes readable when it does again."""
+
+LOOK_EVERY = 0.01
+"""Seconds between two looks whether the last acks are carried out."""
 
 REPAIR_SECONDS = 10.0
 REPAIR_AGAIN = 2.0
@@ -167,6 +170,7 @@ class AmqpConsumer:
             for reader in self._readers.values():
                 reader.stop()
                 reader.flush()
+            self._wait_for_acks()
         except LinkDown as error:
             log.debug("while closing: %s", error)
         # In good order where that goes quickly: what was acked is acked then. All else goes back.
@@ -179,6 +183,17 @@ class AmqpConsumer:
         if self._lock_thread is not None:
             self._lock_thread.close()
         self._wake.close()
+
+    def _wait_for_acks(self) -> None:
+        """Until RabbitMQ has carried out the last acks, or for a short while where it does not say."""
+        now = time.monotonic()
+        until = now + CLOSE_SECONDS
+        hurried = [reader for reader in self._readers.values() if reader.hurried(now)]
+        while self._line.link is not None:
+            hurried = [reader for reader in hurried if not reader.carried_out(until)]
+            if not hurried or time.monotonic() + LOOK_EVERY > until:
+                return
+            self._line.link.wait(time.monotonic() + LOOK_EVERY)
 
     def _adjust(self, room: Mapping[str, int], limit: int, now: float) -> None:
         """Let come what there is room for. Where the first queues have enough for ``limit``, the others' jobs would

@@ -44,6 +44,11 @@ moment at which it was consumed, RabbitMQ says nothing, and delivers nothing."""
 SURPLUS_BEFORE_RETURN = 1.0
 """Seconds after which buffered jobs for which there is no room go back. Each return raises a job's count."""
 
+FEW = 8
+RECENTLY = 5.0
+"""So many acks and returns within so many seconds may not be carried out yet. RabbitMQ puts aside what comes while 32
+are not, and forgets it where the channel ends then."""
+
 PAUSE_AFTER_RETURN = 0.1
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
@@ -82,6 +87,8 @@ class QueueReader:
         self._buffer: deque[Held] = deque()
         self._early: list[tuple[float, int, Held]] = []
         self._acked: set[int] = set()
+        self._sent_at: deque[float] = deque(maxlen=FEW)
+        """When the last acks and returns were sent."""
         self._lost: list[Held] = []
         self._retry_at = 0.0
         self._failures = 0
@@ -188,6 +195,7 @@ class QueueReader:
                 self._channel.basic_ack(front[-1], multiple=len(front) > 1)
             for number in rest:
                 self._channel.basic_ack(number)
+        self._sent(bool(front) + len(rest))
         if self._tag_held >= self._prefetch:
             self._asked_at = time.monotonic()
         for number in (*front, *rest):
@@ -204,12 +212,48 @@ class QueueReader:
         with self._link.sending():
             for held in live:
                 self._channel.nack(held.number)
+        self._sent(len(live))
         for held in live:
             self._remove(held)
 
     def stop(self) -> None:
         """Let nothing more come. Raises LinkDown."""
         self._cancel()
+
+    def hurried(self, now: float) -> bool:
+        """Whether acks could be forgotten if the channel were closed now. ``now`` is monotonic."""
+        return self._channel is not None and len(self._sent_at) == FEW and self._sent_at[0] > now - RECENTLY
+
+    def carried_out(self, until: float) -> bool:
+        """Give back all that is not acked, and look whether each ack is carried out. To be called when stopped, until
+        it says so. Raises LinkDown, also where no answer comes until then (monotonic)."""
+        if self._channel is None or self._link is None:
+            return True
+        self._channel.on_deliver = lambda *_: None  # what comes yet goes back with the next call
+        with self._link.sending():
+            self._channel.nack(0, multiple=True)
+        ready, consumers = self._look(until)
+        if not consumers:  # a cancelled one counts until all that it held is acked or back
+            return True
+        if ready:
+            return False
+        # Other workers consume it too. The channel handles nothing after a new consumer before the queue has carried
+        # out all that was sent to it before. It gets nothing, as nothing is ready: that would raise a job's count.
+        self._consume(1, time.monotonic())
+        self._cancel()
+        self._look(until)
+        return True
+
+    def _look(self, until: float) -> tuple[int, int]:
+        """How many jobs are ready, and how many consumers there are."""
+        assert self._channel is not None
+        assert self._link is not None
+        with self._link.within(until - time.monotonic()):
+            answer = self._channel.queue_declare(self._physical, passive=True, auto_delete=False)
+        return int(answer.message_count), int(answer.consumer_count)
+
+    def _sent(self, count: int) -> None:
+        self._sent_at.extend([time.monotonic()] * min(count, FEW))
 
     def _consume(self, prefetch: int, now: float) -> None:
         assert self._link is not None
@@ -229,7 +273,8 @@ class QueueReader:
 
     def _ask_again(self, prefetch: int, now: float) -> None:
         self._cancel()
-        if not self._held and self._channel is not None and self._link is not None:
+        free = not self._held and not self.hurried(now)
+        if free and self._channel is not None and self._link is not None:
             channel, self._channel = self._channel, None
             with self._link.sending():
                 channel.let_go()
@@ -306,6 +351,7 @@ class QueueReader:
         self._buffer.clear()
         self._early.clear()
         self._acked.clear()
+        self._sent_at.clear()
         self._tag = None
         self._tag_held = 0
         self._surplus_since = None
