@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import os
 import pty
 import signal
@@ -12,152 +10,20 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import msgspec
 import pytest
 
 from router.brokers import connect
 from router.brokers.base import FailedJob
 from router.cli.failed.lines import to_line
-from router.cli.main import main
-from router.jobs.job import AttemptRecord, Job, encode, new_id
 from router.locks.base import Claim
-from tests.app import App, Command, amqp_url
-
-MakeApp = Callable[..., App]
-
-FILE = """
-version: 1
-pythonpath: ["."]
-extensions:
-  raised:
-    schema: payload.json
-    handlers:
-      - {handler: "work:work", id: worker, async: {queue: emails, retries: 2, backoffSeconds: 50ms}}
-  other:
-    handlers:
-      - {handler: "work:work", async: {queue: reports, retries: 1}}
-  only_one:
-    handlers:
-      - {handler: "work:work", id: unique, async: {queue: uniques, retries: 1, uniqueJob: true, uniqueBy: [number]}}
-"""
-
-SCHEMA = {"type": "object", "required": ["number"], "properties": {"number": {"type": "integer"}}}
-
-WORK = """
-import json, os, pathlib
-
-def work(event, context):
-    if event["number"] in json.loads(pathlib.Path("broken.json").read_text()):
-        raise ValueError(f"no stock for {event['number']}")
-    line = json.dumps({"what": "worked", "number": event["number"], "job": context.job_id}) + "\\n"
-    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, line.encode())
-    os.close(fd)
-"""
+from tests.app import App, amqp_url, in_process
+from tests.failed_shop import FILE, MakeApp, Shop, failed_job
 
 NO_LOCKS = 'broker: {url: "${ROUTER_BROKER_URL}", namespace: "${ROUTER_NAMESPACE}"}\n'
-
-
-class Shop:
-    """An application whose handler fails for the numbers that are ``broken``."""
-
-    def __init__(self, make_app: MakeApp, folder: Path, config: str = FILE) -> None:
-        (folder / "work.py").write_text(WORK)
-        (folder / "payload.json").write_text(json.dumps(SCHEMA))
-        self.folder = folder
-        self.broken()
-        self.app: App = make_app(config)
-        self.on_sqlite = self.app.counts_by_queue
-
-    def broken(self, *numbers: int) -> None:
-        """From now on the handler fails for these."""
-        (self.folder / "broken.json").write_text(json.dumps(numbers))
-
-    def router(self, *arguments: str, code: int = 0) -> Command:
-        """The command, within this process: much quicker than one of its own."""
-        return in_process(self.folder, self.app.env, *arguments, code=code)
-
-    def restore(self, *jobs: FailedJob) -> list[str]:
-        """Put these among the failed jobs, by the command; their ids."""
-        file = self.folder / f"{new_id()}.jsonl"
-        file.write_bytes(b"".join(map(to_line, jobs)))
-        assert f"imported: {len(jobs)} job" in self.router("failed", "import", str(file)).stdout
-        return [job.id for job in jobs]
-
-    def failed(self, *arguments: str) -> list[str]:
-        """The ids that a list shows."""
-        return [job["job"] for job in self.router("failed", "list", "--format", "json", *arguments).json()]
-
-    def run_jobs(self) -> None:
-        """Until nothing is queued."""
-        assert self.app.start_worker("--stop-when-empty", "--concurrency", "1").wait() == 0
-
-    def worked(self) -> list[int]:
-        """The numbers of the jobs whose handler came to its end."""
-        return [line["number"] for line in self.app.journal("worked")]
-
-    def patched(self, patch: str, *arguments: str) -> Command:
-        """The command in a process in which ``patch`` was run before; whatever its exit code."""
-        done = subprocess.run(
-            self._patched(patch, *arguments),
-            cwd=self.folder,
-            env=self.app._environ(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        return Command(done.args, done.returncode, done.stdout, done.stderr)
-
-    def start(self, patch: str, *arguments: str) -> subprocess.Popen[str]:
-        """The same, not waited for."""
-        return subprocess.Popen(
-            self._patched(patch, *arguments),
-            cwd=self.folder,
-            env=self.app._environ(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def _patched(self, patch: str, *arguments: str) -> list[str]:
-        program = f"{textwrap.dedent(patch)}\nfrom router.cli.main import main\nmain()"
-        return [sys.executable, "-c", program, *arguments]
-
-
-def in_process(folder: Path, env: Mapping[str, str], *arguments: str, code: int = 0) -> Command:
-    """Run the command within this process."""
-    said, complained = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
-    logger = logging.getLogger()
-    with (
-        mock.patch.dict(os.environ, {**env, "COLUMNS": "200"}),
-        mock.patch.object(sys, "argv", ["router", *arguments]),
-        mock.patch.object(sys, "path", [*sys.path]),
-        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO())),
-        mock.patch.object(logger, "handlers", [*logger.handlers]),
-        mock.patch.object(logger, "level", logger.level),
-        chdir(folder),
-        redirect_stdout(said),
-        redirect_stderr(complained),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            exit_code = int(end.code or 0)
-    texts = []
-    for stream in (said, complained):
-        stream.flush()
-        texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
-    assert exit_code == code, f"router {' '.join(arguments)}: exit code {exit_code}\n{''.join(texts)}"
-    return Command(arguments, exit_code, *texts)
 
 
 @pytest.fixture
@@ -171,26 +37,6 @@ def amqp_shop(tmp_path: Path) -> Any:
     with App(tmp_path, "version: 1\n", amqp_url(tmp_path)) as app:
         app.config.write_text(FILE + (tmp_path / "extensions.yaml").read_text().removeprefix("version: 1\n"))
         yield Shop(lambda _: app, tmp_path)
-
-
-def failed_job(number: int, *, age: float = 60.0, error: str = "", **changes: Any) -> FailedJob:
-    """A job of ``raised`` that failed ``age`` seconds ago."""
-    at = time.time() - age
-    error = error or f"ValueError: no stock for {number}"
-    point, route = changes.get("point", "raised"), changes.get("route", "worker")
-    job = Job(
-        v=1,
-        job=new_id(),
-        point=point,
-        route=route,
-        event=msgspec.Raw(msgspec.json.encode({"number": number})),
-        dispatched_at=at - 5,
-        correlation=new_id(),
-        attempt=2,
-        lock=changes.pop("lock", None),
-        history=(AttemptRecord(1, 2, at, "raised", error),),
-    )
-    return replace(FailedJob(job.job, "emails", point, route, "attempts", error, at, encode(job)), **changes)
 
 
 # -- looking
@@ -661,9 +507,8 @@ def test_killed_in_the_middle_of_a_retry_and_started_again_every_job_is_retried(
     assert len(shop.worked()) == 60 if shop.on_sqlite else len(shop.worked()) <= 60 + 20
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(200, id="200"), pytest.param(2000, id="2000", marks=pytest.mark.full)])
-def test_killed_anywhere_in_a_retry_and_started_again_until_done_no_job_is_gone(shop: Shop, jobs: int) -> None:
-    shop.restore(*(failed_job(number, age=1e4 - number) for number in range(jobs)))
+def test_killed_anywhere_in_a_retry_and_started_again_until_done_no_job_is_gone(shop: Shop) -> None:
+    shop.restore(*(failed_job(number, age=1e4 - number) for number in range(200)))
     patch, lives = textwrap.dedent(SMALL_STEPS), 0.6
     while True:
         process = shop.start(patch, "failed", "retry", "--all")
@@ -678,7 +523,7 @@ def test_killed_anywhere_in_a_retry_and_started_again_until_done_no_job_is_gone(
         break
     assert shop.failed() == []
     shop.run_jobs()
-    assert set(shop.worked()) == set(range(jobs))
+    assert set(shop.worked()) == set(range(200))
 
 
 def test_killed_in_the_middle_of_an_import_and_started_again_each_job_is_there_once(shop: Shop) -> None:
@@ -775,7 +620,7 @@ def test_how_far_it_is_shows_on_a_terminal_only(shop: Shop) -> None:
     assert "30/30" in said
 
 
-# -- two operators, and many jobs
+# -- two operators
 
 BROWSES = """
     from router.app.router import Router
@@ -833,42 +678,3 @@ def test_a_second_operator_need_not_wait_for_the_end(amqp_shop: Shop) -> None:
     assert "interrupted" in complained
     first.communicate("\n", timeout=30)
     assert len(amqp_shop.failed()) == 1
-
-
-@pytest.mark.full
-@pytest.mark.timeout(900)
-def test_fifty_thousand_failed_jobs_on_rabbitmq(amqp_shop: Shop) -> None:
-    """Each with a payload and tracebacks of 4 KB in all; the numbers are in docs/failed-jobs.md."""
-    count = 50_000
-    traceback = "ValueError: no stock\n\nTraceback (most recent call last):\n" + 'File "shop.py", line 7\n' * 45
-    with (amqp_shop.folder / "many.jsonl").open("wb") as file:
-        for number in range(count):
-            file.write(to_line(failed_job(number, age=1e6 - number, error=traceback)))
-
-    memory = """
-        import atexit, pathlib, re
-        status = pathlib.Path("/proc/self/status")
-        atexit.register(lambda: pathlib.Path("peak").write_text(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]))
-    """
-
-    def measured(*arguments: str) -> str:
-        began = time.monotonic()
-        process = amqp_shop.start(memory, "failed", *arguments)
-        said, complained = process.communicate(timeout=300)
-        assert process.returncode == 0, complained
-        seconds, peak = time.monotonic() - began, int((amqp_shop.folder / "peak").read_text()) / 1024
-        print(f"router failed {' '.join(arguments)}: {seconds:.1f} s, {peak:.0f} MiB")
-        assert seconds < 120
-        assert peak < 300
-        return said
-
-    assert f"imported: {count} jobs" in measured("import", "many.jsonl")
-    assert f"{count} failed jobs" in measured("list")
-    assert len(json.loads(measured("list", "--format", "json"))) == count
-    assert f"exported: {count} jobs" in measured("export", "all.jsonl")
-    assert "queued again: 100 jobs" in measured("retry", "--all", "--limit", "100")
-    assert f"queued again: {count - 100} jobs" in measured("retry", "--all")
-    assert f"imported: {count} jobs" in measured("import", "all.jsonl")
-    assert f"forgotten: {count} jobs" in measured("forget", "--all", "--yes")
-    assert amqp_shop.failed() == []
-    assert amqp_shop.app.counts().queues["emails"].ready == count
