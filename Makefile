@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEBIAN13 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/extension-router/debian13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rabbitmq4 faults soak check reference format clean
+.PHONY: help setup demo test test-rabbitmq4 faults soak bench bench-quick check reference format clean
 
 help:
 	@echo "make demo    the main job as a story, on the embedded broker (under a minute)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-rabbitmq4   the tests with RabbitMQ once more, on RabbitMQ 4 (Debian 13's, in ~/.cache)"
 	@echo "make faults  every fault, with 2,000 jobs (half an hour)"
 	@echo "make soak    faults at random, for 30 minutes"
+	@echo "make bench   ours beside its peers, written into docs/benchmarks.md (an hour); \`make bench-quick\` in five minutes"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make reference   docs/reference.md, from schemas/extensions.schema.json"
 	@echo "make format  let ruff format the code"
@@ -41,6 +42,19 @@ faults: setup
 soak: setup
 	@bash tests/servers/install.sh
 	@PYTHONPATH=. $(BIN)/python tests/faults/soak.py
+
+bench: $(VENV)/.benched
+	@bash tests/servers/install.sh
+	@$(BIN)/python -m benchmarks $(ROWS)
+
+bench-quick: $(VENV)/.benched
+	@bash tests/servers/install.sh
+	@$(BIN)/python -m benchmarks --quick $(ROWS)
+
+$(VENV)/.benched: $(VENV)/.installed
+	@echo "Setting up the peers ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
 
 test-rabbitmq4: export ROUTER_TEST_RABBITMQ_ROOT = $(DEBIAN13)
 test-rabbitmq4: export ROUTER_TEST_AMQP_URL =
