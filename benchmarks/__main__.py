@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -21,12 +22,19 @@ from benchmarks.bench import Bench
 from benchmarks.results import Failure, Results, Spread, Table
 
 ROWS = (
-    "noop",
     "bulk_dispatch",
     "single_dispatch",
+    "noop",
+    "two_children",
+    "async_handlers",
+    "mixed",
     "sync_dispatch",
+    "idle",
+    "due",
     "sqlite",
+    "memory",
     "start",
+    "large_file",
 )
 
 
@@ -64,6 +72,8 @@ def show(console: Console, table: Table) -> None:
 def main() -> int:
     """Measure the rows, one after the other."""
     asked, console = arguments(), Console()
+    # So that what was started is ended too when somebody (a CI job's time limit, say) ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     results = Results(machine(), now, asked.quick)
     with Bench(quick=asked.quick) as bench:

@@ -20,7 +20,7 @@ from benchmarks import raw
 from benchmarks.producers import Order
 from benchmarks.systems import QUEUES, ROOT, Load, Name, System, Task, router_file
 from benchmarks.work import FOLDER, Counters
-from tests.servers.process import end, tail
+from tests.servers.process import kill_group, tail
 from tests.servers.rabbitmq import RabbitNode
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Bench:
 
     @contextlib.contextmanager
     def process(self, name: str, words: Sequence[str], environment: Mapping[str, str]) -> Iterator[Running]:
-        """A process that ends with the block, its output in a file of its own."""
+        """A process that is killed at the end of the block, with its own; its output is in a file."""
         log = Path(tempfile.mkstemp(prefix=f"{name}-", suffix=".log", dir=self.folder)[1])
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -116,7 +116,7 @@ class Bench:
         try:
             yield Running(name, process, log)
         finally:
-            end(process, 15.0)
+            kill_group(process)
 
     def produce(self, system: System, order: Order) -> float:
         """Dispatch by a process of its own; jobs a second. As "raw" it is py-amqp, with the bodies of the system."""
@@ -159,6 +159,17 @@ class Bench:
         with self.process(system.name, command.words, environment) as running:
             yield running, Counters(folder)
 
+    @contextlib.contextmanager
+    def ready_worker(self, system: System, processes: int, load: Load) -> Iterator[tuple[Running, Counters]]:
+        """A worker that has run a few jobs already, as many as should wake all of its processes."""
+        template = self.template(system)
+        with self.worker(system, processes, load) as (running, counters):
+            count = 25 * processes
+            raw.fill(system.url, template, count)
+            running.until(lambda: counters.total() >= count)
+            time.sleep(0.5)
+            yield running, counters
+
     def drain(self, system: System, task: Task, count: int, processes: int, load: Load) -> float:
         """Jobs a second that its worker runs from a full queue, after the first tenth, in as many seconds as it gets.
 
@@ -171,10 +182,11 @@ class Bench:
         with self.worker(system, processes, load) as (running, counters):
             running.until(lambda: counters.total() >= count // 10)
             start, before = time.perf_counter(), counters.total()
-            end_by = start + self.pick(20.0, 3.0)
+            end_by = start + self.pick(20.0, 2.0)
             running.until(lambda: counters.total() >= count or time.perf_counter() > end_by)
             ran, seconds = counters.total(), time.perf_counter() - start
             time.sleep(0.3)  # for the last acks
+        time.sleep(0.3)  # what was not acked is ready again
         left = queue.ready()
         queue.close()
         if left and ran >= count:

@@ -13,6 +13,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What to dispatch, until ``count`` or ``budget`` (seconds) is used up.
 
     ``batch``: so many at a time, in the way that is fastest for many; 0: one after another. ``times``: instead, jobs
-    that tell how long they waited, as pairs of seconds from now and the job's length.
+    that tell how long they waited, as pairs of seconds from now and the job's length. ``delays``: ours, so many seconds
+    later each, as fast as can be.
     """
 
     sender: Sender
@@ -40,6 +42,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     warm_up: int = 0
     task: Task = "noop"
     times: list[tuple[float, float]] = []
+    delays: list[float] = []
 
 
 def _router() -> tuple[Send, SendMany]:
@@ -143,11 +146,25 @@ def paced(send: Send, times: list[tuple[float, float]]) -> float:
     return len(times) / (time.monotonic() - start)
 
 
+def delayed(delays: list[float]) -> float:
+    """Jobs that tell how late they came."""
+    from router import Router
+
+    app, start = Router(), time.monotonic()
+    for delay in delays:
+        at = time.monotonic() + delay
+        due = datetime.now(UTC) + timedelta(seconds=delay)
+        app.dispatch("bench.stamp", {"at": at, "seconds": 0.0}, at=due)
+    return len(delays) / (time.monotonic() - start)
+
+
 def main() -> None:
     """Dispatch."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     send, send_many = SENDERS[order.sender]()
-    if order.times:
+    if order.delays:
+        found = delayed(order.delays)
+    elif order.times:
         found = paced(send, order.times)
     elif order.batch:
         bulk(send_many, order.warm_up, order.warm_up, math.inf) if order.warm_up else None

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp
+from amqp import spec
 
 WINDOW = 1000
 """How many publications may be unconfirmed at a time."""
@@ -88,16 +89,15 @@ class Queue:
         message = self.channel.basic_get(self.name, no_ack=True)
         if message is None:
             raise LookupError(f"{self.name} is empty")
-        info = message.delivery_info
-        return Template(info["exchange"], info["routing_key"], bytes(_bytes(message.body)), dict(message.properties))
+        info, properties, body = message.delivery_info, dict(message.properties), message.body
+        headers = properties.get("application_headers", {})
+        properties["application_headers"] = {name: headers[name] for name in headers if not name.startswith("x-")}
+        body = body.encode() if isinstance(body, str) else bytes(body)
+        return Template(info["exchange"], info["routing_key"], body, properties)
 
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
-
-
-def _bytes(body: str | bytes) -> bytes:
-    return body.encode() if isinstance(body, str) else body
 
 
 class Pipeline:
@@ -125,11 +125,12 @@ class Pipeline:
 
     def publish(self, messages: Iterable[amqp.Message], exchange: str, key: str) -> None:
         """Publish them all; returns when all are confirmed."""
-        publish, drain = self._channel.basic_publish, self._connection.drain_events
+        # Not basic_publish, which looks for incoming frames before each message and is a third slower by that.
+        send, drain = self._channel.send_method, self._connection.drain_events
         for message in messages:
             while self._open >= WINDOW:
                 drain(timeout=30)
-            publish(message, exchange, key, mandatory=True)
+            send(spec.Basic.Publish, "Bssbb", (0, exchange, key, True, False), message)
             self._sent += 1
         while self._open:
             drain(timeout=30)

@@ -23,7 +23,7 @@ def measure(bench: Bench) -> list[Table]:
             system, Order(sender=sender, count=200_000, budget=budget, batch=BATCHES[sender], warm_up=200)
         )
 
-    values = bench.alternate({name: partial(dispatch, name) for name in BATCHES}, bench.pick(7, 3))
+    values = bench.alternate({name: partial(dispatch, name) for name in BATCHES}, bench.pick(7, 2))
     goals = [Goal(15, ("celery",)), Goal(0.7, ("raw",))]
     notes = [
         "router: `dispatch_many`; celery: a loop of `delay`; dramatiq: a loop of `send`.",

@@ -21,7 +21,7 @@ BODY = b"x" * 300
 
 def measure(bench: Bench) -> list[Table]:
     """Jobs a second: dispatched one by one, in bulk, run, and both together."""
-    count = bench.pick(10_000, 1_000)
+    count = bench.pick(10_000, 600)
     found: dict[str, dict[str, list[float]]] = {}
 
     def note(what: str, name: str, seconds: float) -> None:

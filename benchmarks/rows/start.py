@@ -22,14 +22,14 @@ COMMANDS = {
 
 def measure(bench: Bench) -> list[Table]:
     """Seconds, as fresh processes."""
-    starts = bench.alternate({name: partial(_run, words) for name, words in COMMANDS.items()}, bench.pick(21, 7))
+    starts = bench.alternate({name: partial(run, words) for name, words in COMMANDS.items()}, bench.pick(21, 7))
     goals = [
         Goal(0.35, ("libraries",), at_least=False, ours="import router"),
         Goal(1.1, ("libraries",), at_least=False, ours="router --help"),
     ]
     notes = [f"libraries: `{LIBRARIES}`"]
     workers = {name: partial(_ready, bench, name) for name in QUEUES}
-    ready = bench.alternate(workers, bench.pick(7, 2))
+    ready = bench.alternate(workers, bench.pick(7, 1))
     return [
         Table("start", "Starting a process", "s", starts, goals, more=False, notes=notes),
         Table(
@@ -44,7 +44,8 @@ def measure(bench: Bench) -> list[Table]:
     ]
 
 
-def _run(words: list[str]) -> float:
+def run(words: list[str]) -> float:
+    """Seconds that a command takes."""
     start = time.perf_counter()
     subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=60)
     return time.perf_counter() - start

@@ -1,7 +1,6 @@
-"""A file of 10,000 handlers: how long `router validate --no-import` takes, and what a reload of it costs the jobs.
+"""What a reload of a large file costs the jobs: how late they start meanwhile. Used by rows/large_file.py.
 
-``python benchmarks/large_file.py [HANDLERS]`` prints what docs/benchmarks.md shows. It all happens in this one run, on
-the embedded broker, in a folder of its own.
+On the embedded broker, with two children; it takes about two minutes.
 """
 
 from __future__ import annotations
@@ -9,20 +8,18 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.results import OURS, Goal, Table, percentile
+from benchmarks.systems import BIN
 from router import Router
 
-ROUNDS = 5
 RELOADS = 5
 PROBE_EVERY = 0.02
-BARE = "import sys, yaml; yaml.load(open(sys.argv[1], 'rb'), Loader=yaml.CSafeLoader)"
-ROUTER = str(Path(sys.executable).with_name("router"))
+ROUTER = str(BIN / "router")
 
 PROBE = """
 version: 1
@@ -57,25 +54,6 @@ def large_file(handlers: int, edition: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def seconds(command: list[str]) -> float:
-    """How long a command takes."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
-
-
-def validation(file: Path) -> None:
-    """Print how long checking takes, beside a bare load of the same file, both as commands, alternating."""
-    bare, ours = [], []
-    for _ in range(ROUNDS):
-        bare.append(seconds([sys.executable, "-c", BARE, str(file)]))
-        ours.append(seconds([ROUTER, "validate", "--no-import", str(file)]))
-    ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
-    print(f"bare libyaml load             {statistics.median(bare):6.2f} s")
-    print(f"router validate --no-import   {statistics.median(ours):6.2f} s")
-    print(f"ratio                         {statistics.median(ratios):6.2f}    ({min(ratios):.2f} to {max(ratios):.2f})")
-
-
 class Probes:
     """Dispatches a job every now and then, in a thread, until told to stop."""
 
@@ -106,8 +84,17 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def reloads(folder: Path, handlers: int) -> None:
-    """Print how late jobs start while the file is reloaded, beside how late they start otherwise."""
+def make(folder: Path, handlers: int) -> Path:
+    """Write the file, and a module with its handlers."""
+    functions = "".join(f"\ndef handle_{number}(event):\n    pass\n" for number in range(500))
+    (folder / "handlers.py").write_text(HANDLERS + functions)
+    file = folder / "extensions.yaml"
+    file.write_text(large_file(handlers, 0))
+    return file
+
+
+def measure(folder: Path, handlers: int) -> Table:
+    """How late jobs start while the file is reloaded, beside how late they start otherwise."""
     file, log = folder / "extensions.yaml", folder / "worker.log"
     spans: list[tuple[float, float]] = []
     with log.open("wb") as output:
@@ -135,32 +122,20 @@ def reloads(folder: Path, handlers: int) -> None:
     quiet = [
         seconds for (at, seconds), reloading in zip(late, within, strict=True) if not reloading and at > spans[0][0]
     ]
-    print(f"a reload takes                {statistics.median(end - start - 1 for start, end in spans):6.2f} s")
-    for name, found in (("otherwise", quiet), ("during reloads", during)):
+    notes = [f"A reload takes {statistics.median(end - start - 1 for start, end in spans):.1f} s."]
+    for name, found in (("Otherwise", quiet), ("During reloads", during)):
         ms = sorted(1000 * one for one in found)
-        tail = f"p99 {ms[int(len(ms) * 0.99)]:.0f}, most {ms[-1]:.0f}, {len(ms)} jobs"
-        print(f"dispatch to start, {name:<15} {statistics.median(ms):6.1f} ms ({tail})")
-    delay = 1000 * (statistics.median(during) - statistics.median(quiet))
-    print(f"a reload delays a job by      {delay:6.1f} ms (median)")
+        notes.append(f"{name}: {len(ms)} jobs, p99 {percentile(ms, 0.99):.0f} ms, most {ms[-1]:.0f} ms.")
+    values = {
+        f"{OURS}, otherwise": [1000 * statistics.median(quiet)],
+        f"{OURS}, during reloads": [1000 * statistics.median(during)],
+    }
+    more = values[f"{OURS}, during reloads"][0] - values[f"{OURS}, otherwise"][0]
+    title, goal = "A reload delays a ready job, in the median, by", Goal(100, at_least=False)
+    return Table("large_file", title, "ms", {OURS: [more], **values}, [goal], more=False, notes=notes)
 
 
 def generation(log: Path) -> int:
     """Which table is in force."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return max((line["generation"] for line in lines if line.get("event") == "reload.done"), default=1)
-
-
-def main() -> None:
-    """Measure."""
-    handlers = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        functions = "".join(f"\ndef handle_{number}(event):\n    pass\n" for number in range(500))
-        (folder / "handlers.py").write_text(HANDLERS + functions)
-        (folder / "extensions.yaml").write_text(large_file(handlers, 0))
-        validation(folder / "extensions.yaml")
-        reloads(folder, handlers)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,23 @@
+"""No-op jobs, one worker with two children; peers with two processes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.bench import Bench
+from benchmarks.results import Goal, Table
+from benchmarks.systems import QUEUES, Name
+
+JOBS: dict[Name, int] = {"router": 25_000, "celery": 8_000, "dramatiq": 15_000, "taskiq": 8_000}
+"""How many each runs in a quick round at most."""
+
+
+def measure(bench: Bench) -> list[Table]:
+    """Jobs a second, from a full queue."""
+
+    def drain(name: Name) -> float:
+        return bench.drain(bench.system(name), "noop", bench.pick(4, 1) * JOBS[name], 2, "short")
+
+    values = bench.alternate({name: partial(drain, name) for name in QUEUES}, bench.pick(5, 1))
+    goals = [Goal(1, ("celery", "dramatiq", "taskiq"))]
+    return [Table("two_children", "No-op jobs, two children", "jobs/s", values, goals)]
