@@ -43,8 +43,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside its peers.")
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--quick", action="store_true", help="few and short rounds, under five minutes in all")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md; done anyway by a full run")
-    parser.add_argument("--json", type=Path, help="where to put the results")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md, as a full run of all rows does")
+    parser.add_argument("--json", type=Path, help="where to put the results, after each row")
     return parser.parse_args()
 
 
@@ -69,6 +69,11 @@ def show(console: Console, table: Table) -> None:
         console.print(f"  {note}", style="dim")
 
 
+def _keep(results: Results, path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(results.to_json(), indent=1) + "\n")
+
+
 def main() -> int:
     """Measure the rows, one after the other."""
     asked, console = arguments(), Console()
@@ -89,14 +94,11 @@ def main() -> int:
             results.tables += tables
             for table in tables:
                 show(console, table)
+            _keep(results, asked.json)
             console.print(f"  {time.monotonic() - start:.0f} s", style="dim")
-    text = json.dumps(results.to_json(), indent=1)
-    whole = not asked.rows and not asked.quick
-    if asked.json:
-        asked.json.write_text(text)
-    if asked.write or whole:
+    _keep(results, asked.json)
+    if asked.write or not (asked.rows or asked.quick):
         report.write(results)
-        (report.PLOTS / "results.json").write_text(text + "\n")
     summary = RichTable("row", "what", "goal", "measured", "reached", title="All in one run")
     for line in report.verdicts(results):
         summary.add_row(*line)

@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import msgspec
+import psutil
 
 from benchmarks import raw
 from benchmarks.producers import Order
@@ -56,13 +58,22 @@ class Bench:
 
     def alternate(self, measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
         """Measure each system once a round, so that what slows the machine down slows them all; another first each."""
-        values: dict[str, list[float]] = {name: [] for name in measures}
+        wrapped = {name: partial(_as_mapping, measure) for name, measure in measures.items()}
+        return self.alternate_all(wrapped, rounds)[""]
+
+    def alternate_all(
+        self, measures: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int
+    ) -> dict[str, dict[str, list[float]]]:
+        """`alternate`, where each measures several things at once: by thing, then by system."""
+        values: dict[str, dict[str, list[float]]] = {}
         names = list(measures)
         for round_ in range(rounds):
             first = round_ % len(names)
             for name in names[first:] + names[:first]:
-                values[name].append(measures[name]())
-        return values
+                for what, value in measures[name]().items():
+                    values.setdefault(what, {}).setdefault(name, []).append(value)
+        # In the order in which they were given, whoever was first.
+        return {what: {name: found[name] for name in names if name in found} for what, found in values.items()}
 
     # -- RabbitMQ --------------------------------------------------------------------------------------------------
 
@@ -170,10 +181,11 @@ class Bench:
             time.sleep(0.5)
             yield running, counters
 
-    def drain(self, system: System, task: Task, count: int, processes: int, load: Load) -> float:
-        """Jobs a second that its worker runs from a full queue, after the first tenth, in as many seconds as it gets.
+    def drain(self, system: System, task: Task, count: int, processes: int, load: Load) -> dict[str, float]:
+        """How its worker runs jobs from a full queue, after the first tenth, in as many seconds as it gets.
 
-        Raises RuntimeError where all have run, but not all were acked.
+        ``jobs/s``, and ``CPU``: microseconds of all of the worker's processes for one job, which say something even on
+        a machine that others use. Raises RuntimeError where all have run, but not all were acked.
         """
         template = self.template(system, task)
         queue = system.queue()
@@ -181,17 +193,21 @@ class Bench:
         raw.fill(system.url, template, count)
         with self.worker(system, processes, load) as (running, counters):
             running.until(lambda: counters.total() >= count // 10)
-            start, before = time.perf_counter(), counters.total()
+            start, before, cpu = time.perf_counter(), counters.total(), running.cpu()
             end_by = start + self.pick(20.0, 2.0)
             running.until(lambda: counters.total() >= count or time.perf_counter() > end_by)
-            ran, seconds = counters.total(), time.perf_counter() - start
+            ran, seconds, cpu = counters.total(), time.perf_counter() - start, running.cpu() - cpu
             time.sleep(0.3)  # for the last acks
         time.sleep(0.3)  # what was not acked is ready again
         left = queue.ready()
         queue.close()
         if left and ran >= count:
             raise RuntimeError(f"{system.name}: {left} of {count} jobs ran but were not acked")
-        return (ran - before) / seconds
+        return {"jobs/s": (ran - before) / seconds, "CPU": cpu / (ran - before) * 1e6}
+
+
+def _as_mapping(measure: Callable[[], float]) -> dict[str, float]:
+    return {"": measure()}
 
 
 class Running:
@@ -211,3 +227,8 @@ class Running:
                 why = f"not within {seconds:g} s" if ended is None else f"ended with {ended}"
                 raise NotInTime(f"{self.name}: {why}\n{tail(str(self.log))}")
             time.sleep(step)
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it and those below it have used, those that ended left out."""
+        own = psutil.Process(self.process.pid)
+        return sum(each.cpu_times().user + each.cpu_times().system for each in (own, *own.children(recursive=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 
 from benchmarks.results import OURS, Results, Spread, Table, number
 
@@ -30,7 +31,7 @@ def draw(results: Results, folder: Path) -> None:
         plt.close(figure)
 
 
-def _bars(axis: plt.Axes, table: Table) -> None:
+def _bars(axis: Axes, table: Table) -> None:
     names = list(table.values)[::-1]
     spreads = [Spread.of(table.values[name]) for name in names]
     medians = [spread.median for spread in spreads]

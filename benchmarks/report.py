@@ -1,9 +1,8 @@
-"""The tables of docs/benchmarks.md, from the results. ``python -m benchmarks.report RESULTS.json`` writes them anew."""
+"""The tables of docs/benchmarks.md, from the results. ``python -m benchmarks.report`` writes them anew."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from benchmarks.results import Results, Spread, Table
 START, END = "<!-- results: written by `make bench` -->", "<!-- end of results -->"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PLOTS = PAGE.parent / "benchmarks"
+RESULTS = PLOTS / "results.json"
 
 
 def verdicts(results: Results) -> list[tuple[str, str, str, str, str]]:
@@ -67,9 +67,10 @@ def write(results: Results) -> None:
     from benchmarks.plots import draw  # slow to import
 
     PLOTS.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results.to_json(), indent=1) + "\n")
     draw(results, PLOTS)
     PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), markdown(results)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write(Results.from_json(json.loads(Path(sys.argv[1]).read_text())))
+    write(Results.from_json(json.loads(RESULTS.read_text())))

@@ -25,15 +25,19 @@ def measure(bench: Bench) -> list[Table]:
         count["router"] = PLAIN_JOBS
         notes.append("This router has no `asyncConcurrency` yet: it runs them one by one.")
 
-    def drain(name: Name) -> float:
+    def drain(name: Name) -> dict[str, float]:
         return bench.drain(bench.system(name), "nap", bench.pick(4, 1) * count[name], 1, "async")
 
     try:
-        values = bench.alternate({name: partial(drain, name) for name in JOBS}, bench.pick(5, 1))
+        found = bench.alternate_all({name: partial(drain, name) for name in JOBS}, bench.pick(5, 1))
     finally:
         bench.system("router").file.write_text(router_file(bench.system("router").url))
     goals = [Goal(1, ("dramatiq", "taskiq"))]
-    return [Table("async_handlers", "64 `async def` handlers that wait 10 ms", "jobs/s", values, goals, notes=notes)]
+    return [
+        Table(
+            "async_handlers", "64 `async def` handlers that wait 10 ms", "jobs/s", found["jobs/s"], goals, notes=notes
+        )
+    ]
 
 
 def _allow(bench: Bench) -> bool:

@@ -14,15 +14,12 @@ EVERY = 0.02
 
 def measure(bench: Bench) -> list[Table]:
     """Milliseconds."""
-    found: dict[str, dict[Name, list[float]]] = {"p50": {}, "p99": {}}
 
-    def run(name: Name) -> float:
+    def run(name: Name) -> dict[str, float]:
         waits = _waits(bench, name, bench.pick(1_000, 150))
-        for share, values in found.items():
-            values.setdefault(name, []).append(1000 * percentile(waits, int(share[1:]) / 100))
-        return 0
+        return {share: 1000 * percentile(waits, int(share[1:]) / 100) for share in ("p50", "p99")}
 
-    bench.alternate({name: partial(run, name) for name in QUEUES}, bench.pick(5, 1))
+    found = bench.alternate_all({name: partial(run, name) for name in QUEUES}, bench.pick(5, 1))
     goals = [Goal(1, ("dramatiq",), at_least=False)]
     return [
         Table("idle", f"Idle: dispatch to the handler's start, {share}", "ms", values, goals, more=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from functools import partial
 
@@ -18,17 +19,14 @@ BUSY = 0.5
 
 def measure(bench: Bench) -> list[Table]:
     """Milliseconds from dispatch to the start of a short job."""
-    waits: dict[str, dict[Name, list[float]]] = {"p99": {}, "p50": {}}
-
-    def run(name: Name, round_: list[int]) -> float:
-        round_[0] += 1
-        short = _waits(bench, name, schedule(bench.pick(30.0, 5.0), seed=round_[0]))
-        for share, found in waits.items():
-            found.setdefault(name, []).append(1000 * percentile(short, int(share[1:]) / 100))
-        return 0
-
     # Each system gets the same jobs at the same times, and others in the next round.
-    bench.alternate({name: partial(run, name, [0]) for name in QUEUES}, bench.pick(5, 1))
+    seeds = {name: itertools.count(1) for name in QUEUES}
+
+    def run(name: Name) -> dict[str, float]:
+        short = _waits(bench, name, schedule(bench.pick(30.0, 5.0), seed=next(seeds[name])))
+        return {share: 1000 * percentile(short, int(share[1:]) / 100) for share in ("p99", "p50")}
+
+    waits = bench.alternate_all({name: partial(run, name) for name in QUEUES}, bench.pick(5, 1))
     peers: tuple[Name, ...] = ("celery", "dramatiq", "taskiq")
     goals = {"p99": [Goal(1, peers, at_least=False)]}
     title = f"Mixed load, {PROCESSES} processes: wait of the 1 ms jobs, "

@@ -22,34 +22,22 @@ BODY = b"x" * 300
 def measure(bench: Bench) -> list[Table]:
     """Jobs a second: dispatched one by one, in bulk, run, and both together."""
     count = bench.pick(10_000, 600)
-    found: dict[str, dict[str, list[float]]] = {}
 
-    def note(what: str, name: str, seconds: float) -> None:
-        found.setdefault(what, {}).setdefault(name, []).append(count / seconds)
-
-    def huey() -> float:
+    def huey() -> dict[str, float]:
         folder = _folder(bench)
         dispatched, ran = _dispatch(bench, "huey", folder, count), _run(bench, _huey(), folder, count)
-        for what, seconds in (("single", dispatched), ("bulk", dispatched), ("run", ran), ("both", dispatched + ran)):
-            note(what, "huey", seconds)
-        return 0
+        return _rates(count, both=dispatched + ran, bulk=dispatched, single=dispatched, run=ran)
 
-    def router() -> float:
-        folder = _folder(bench)
-        note("single", "router", _dispatch(bench, "router", folder, count))
-        folder = _folder(bench)
+    def router() -> dict[str, float]:
+        single, folder = _dispatch(bench, "router", _folder(bench), count), _folder(bench)
         bulk = _dispatch(bench, "router", folder, count, bulk=True)
         ran = _run(bench, _router(folder), folder, count)
-        for what, seconds in (("bulk", bulk), ("run", ran), ("both", bulk + ran)):
-            note(what, "router", seconds)
-        return 0
+        return _rates(count, both=bulk + ran, bulk=bulk, single=single, run=ran)
 
-    def limit() -> float:
-        for what, seconds in _raw(_folder(bench) / "raw.db", count).items():
-            note(what, "raw", seconds)
-        return 0
+    def limit() -> dict[str, float]:
+        return _rates(count, **_raw(_folder(bench) / "raw.db", count))
 
-    bench.alternate({"router": router, "huey": huey, "raw": limit}, bench.pick(5, 2))
+    found = bench.alternate_all({"router": router, "huey": huey, "raw": limit}, bench.pick(5, 2))
     titles = {
         "both": "SQLite: dispatching in bulk and then running",
         "bulk": "SQLite: dispatching, in bulk where that can be done",
@@ -65,6 +53,10 @@ def measure(bench: Bench) -> list[Table]:
         Table("sqlite", title, "jobs/s", found[what], goals.get(what, ()), notes=notes if what == "both" else ())
         for what, title in titles.items()
     ]
+
+
+def _rates(count: int, **seconds: float) -> dict[str, float]:
+    return {what: count / each for what, each in seconds.items()}
 
 
 def _folder(bench: Bench) -> Path:
