@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -15,6 +15,7 @@ from router.config.composition import Composition, mapping
 from router.config.diagnostics import Diagnostic
 from router.config.document import Document
 from router.config.durations import parse_duration
+from router.config.fitting import Validator
 from router.config.names import id_problem, import_path_problem, name_problem, point_problem
 from router.config.options import duration_problem, is_duration, resolve_defaults, resolve_options
 from router.config.payload_schemas import PayloadSchemas
@@ -35,9 +36,6 @@ from router.config.settings import (
 )
 from router.config.urls import absolute_path, absolute_url, broker_problem, locks_problem
 from router.errors import ConfigError
-
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
 
 
 class Checker:

@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from jsonschema import Draft7Validator
+from router.config.fitting import Validator
 
 _FILE = "extensions.schema.json"
 _NOT_AT_RUN_TIME = (
@@ -39,38 +38,32 @@ def schema_text() -> str:
 
 
 @cache
-def file_validator() -> Draft7Validator:
+def file_validator() -> Validator:
     """The validator of a whole file."""
-    return _validator(_runtime_schema())
+    return Validator(_runtime_schema())
 
 
 @cache
-def included_validator() -> Draft7Validator:
+def included_validator() -> Validator:
     """The validator of a file that is included."""
     schema = _runtime_schema()
     known = {key: schema["properties"][key] for key in ("version", "include", "queues", "extensions")}
-    return _validator(schema | {"required": [], "properties": known, "x-context": "in an included file"})
+    return Validator(schema | {"required": [], "properties": known, "x-context": "in an included file"})
 
 
 @cache
-def overlay_validator() -> Draft7Validator:
+def overlay_validator() -> Validator:
     """The validator of an overlay, which has only what it changes."""
     schema = _not_required(_runtime_schema())
     known = {key: value for key, value in schema["properties"].items() if key != "include"}
-    return _validator(schema | {"properties": known, "x-context": "in an overlay"})
+    return Validator(schema | {"properties": known, "x-context": "in an overlay"})
 
 
 @cache
-def options_validator() -> Draft7Validator:
+def options_validator() -> Validator:
     """The validator of one handler's ``async`` mapping."""
     handler = _runtime_schema()["properties"]["extensions"]["additionalProperties"]["properties"]["handlers"]["items"]
-    return _validator(handler["properties"]["async"])
-
-
-def _validator(schema: Any) -> Draft7Validator:
-    from jsonschema import Draft7Validator  # slow to import, and a worker's processes read no file
-
-    return Draft7Validator(schema)
+    return Validator(handler["properties"]["async"])
 
 
 def joined(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
