@@ -6,8 +6,6 @@ import logging
 import sys
 import time
 
-from pythonjsonlogger.json import JsonFormatter
-
 
 class TextFormatter(logging.Formatter):
     """``12:30:01.123 warning  message``; exceptions below it."""
@@ -29,6 +27,8 @@ def set_up_logging(level: str, log_format: str) -> None:
     """Log everything of ``level`` (``debug`` … ``error``) and above to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
+        from pythonjsonlogger.json import JsonFormatter
+
         names = {"levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter("%(levelname)s %(name)s %(message)s", rename_fields=names, timestamp="time"))
     else:

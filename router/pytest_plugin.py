@@ -39,7 +39,7 @@ def router(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def _file(config: pytest.Config) -> Path | None:
     """The file of the project; None: the one that $ROUTER_CONFIG names. Raises ConfigNotFound."""
-    from router.config.loading import DEFAULT_PLACES, VARIABLE
+    from router.config.places import DEFAULT_PLACES, VARIABLE
     from router.errors import ConfigNotFound
 
     named: str = config.getini("router_config")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
@@ -45,6 +44,8 @@ class _Progress(Generic[T]):
 
 async def run_aside(stages: Stages[T], *, threads: bool = True) -> T:
     """Run ``stages`` to the end, all but what is to be awaited in threads; ``threads`` False: all here."""
+    import asyncio  # slow to import; whoever calls this has it
+
     progress = _Progress(stages)
     result: Any = None
     error: Exception | None = None
@@ -67,6 +68,8 @@ async def run_aside(stages: Stages[T], *, threads: bool = True) -> T:
 
 async def in_thread(call: Callable[[], T]) -> T:
     """Call it in a thread of the loop's executor. It sees our context variables, and we see what it makes of them."""
+    import asyncio
+
     context = copy_context()
     running = asyncio.get_running_loop().run_in_executor(None, context.run, call)
     try:

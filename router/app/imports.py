@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from router.config import Composition, Diagnostic
 from router.errors import HandlerImportError
 from router.routing.events import import_event_type, import_upcaster
 from router.routing.handlers import import_callback, import_exception, import_handler
+
+if TYPE_CHECKING:
+    from router.config import Composition, Diagnostic
 
 _Path = tuple[str | int, ...]
 _CALLBACKS = ("onFailure", "onRetry")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -122,6 +121,8 @@ def _is_special(step: Step) -> bool:
 
 def run_to_end(awaitable: Awaitable[Any], route_id: str) -> Any:
     """Run what an ``async def`` handler returned, from synchronous code."""
+    import asyncio  # slow to import, and few need it
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

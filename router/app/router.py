@@ -27,8 +27,9 @@ from router.app.reloading import Reloader, log_change
 from router.app.tracing import current_trace
 from router.brokers import connect
 from router.brokers.base import Broker, Outgoing, Receipt, Topology
-from router.config import Watched, async_options, did_you_mean, find, load
+from router.config.problems import did_you_mean
 from router.config.settings import DEFAULT_PRIORITY, AsyncDefaults, OnError, Point, Route, Settings, keep_connections
+from router.config.watched import Watched
 from router.errors import (
     BrokerError,
     ConfigError,
@@ -75,6 +76,8 @@ class Router:
     """
 
     def __init__(self, config: str | Path | None = None, *, env: str | None = None, hot_reload: bool = True) -> None:
+        from router.config import find, load  # slow to import, and a worker's children read no file
+
         loaded = load(find(None if config is None else str(config)), env=env)
         self._start(loaded.settings, generation=1)
         self._reloader.watch(loaded.watched)
@@ -136,6 +139,8 @@ class Router:
 
     def _reload(self, certain: Callable[[Watched], bool]) -> RoutingTable | None:
         """`reload`, but nothing changes where ``certain`` denies that the files are still what was read; then None."""
+        from router.config import find, load
+
         old = self.table
         try:
             loaded = load(find(old.settings.path), env=old.settings.env)
@@ -204,6 +209,8 @@ class Router:
         if not self._in_bootstrap:
             warnings.warn(f"register_async of {path} outside `bootstrap`: workers won't know this route", stacklevel=2)
         try:
+            from router.config import async_options
+
             ready = async_options(options, self._defaults_of(self._point_name(point)))
         except ValueError as error:
             raise RegistrationError(f"{path}: {error}") from error

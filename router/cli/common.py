@@ -1,22 +1,21 @@
-"""What the commands share: options, output, how errors end."""
+"""What the commands share: options, output, how errors end. Each imports only what it needs itself."""
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import closing
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from router.app.router import Router
-from router.config import find, load, parse_duration
 from router.errors import ConfigError, ConfigNotFound, RouterError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from router.app.router import Router
 
 ConfigOption = Annotated[
     str | None,
@@ -45,6 +44,8 @@ class UsageError(RouterError):
 
 def duration(text: str) -> float:
     """A duration given as an option, in seconds."""
+    from router.config import parse_duration
+
     try:
         return parse_duration(text)
     except ValueError as problem:
@@ -59,11 +60,17 @@ def error(message: str) -> None:
 
 def print_json(data: Any) -> None:
     """Data as indented JSON on stdout."""
+    import json
+
+    import msgspec
+
     typer.echo(json.dumps(msgspec.to_builtins(data), indent=2, ensure_ascii=False))
 
 
 def print_table(table: Table) -> None:
     """A table on stdout, as wide as the terminal; where there is none, as wide as it needs to be."""
+    from rich.console import Console
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 1000
@@ -72,6 +79,9 @@ def print_table(table: Table) -> None:
 
 def progress_bar(*, transient: bool = False) -> Progress:
     """Description, bar, count and time left of each task, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=transient, disable=not on_terminal())
 
@@ -83,6 +93,8 @@ def exit_code(problem: RouterError) -> int:
 
 def open_router(config: str | None) -> closing[Router]:
     """The Router of the file, bootstrap included; closed at the end of a ``with``."""
+    from router.app.router import Router
+
     return closing(Router(config, hot_reload=False))
 
 
@@ -92,6 +104,11 @@ def open_broker(config: str | None, *, in_spite_of_mistakes: bool = False) -> cl
     A broken bootstrap is no obstacle: its routes are unknown then. ``in_spite_of_mistakes``: nor is a broken file, if
     it is certain which broker it names.
     """
+    import msgspec
+
+    from router.app.router import Router
+    from router.config import find, load
+
     try:
         settings = load(find(config)).settings
     except ConfigError as problem:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from router.app.router import Router
 from router.cli.common import (
@@ -17,11 +16,12 @@ from router.cli.common import (
     print_json,
     print_table,
 )
+from router.cli.grouping import SETTINGS, Group
 from router.config import counted, format_duration
 from router.jobs.unique import key_parts
 from router.locks.base import Lease, Locks
 
-app = typer.Typer(name="locks", help="Locks of unique jobs: see who holds them, give up one that is stuck.")
+app = typer.Typer(cls=Group, help="Locks of unique jobs: see who holds them, give up one that is stuck.", **SETTINGS)
 
 _SHOWN = 12
 """Characters of a lock's digest that tell it from others, for people."""
@@ -42,6 +42,8 @@ def list_locks(
     if not held:
         typer.echo("no lock is held")
         return
+    from rich.table import Table
+
     table = Table("lock", "point", "handler", "held by job", "runs out in", box=None)
     for lease in held:
         held_at, route, digest = key_parts(lease.claim.key)

@@ -4,26 +4,61 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from enum import StrEnum
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from router.cli import config, dispatch, failed, init, locks, routes, schema, status, topology, validate, worker
 from router.cli.common import error, exit_code
-from router.config.loading import ENV_VARIABLE
+from router.cli.grouping import lazy_app
+from router.config.places import ENV_VARIABLE
 from router.errors import RouterError
-from router.logs import set_up_logging
 
-app = typer.Typer(
+COMMANDS = {
+    "init": (
+        "router.cli.init:init",
+        "Write a starter: a commented extensions.yaml, handlers, a test, and the schema for editors.",
+    ),
+    "validate": (
+        "router.cli.validate:validate",
+        "Check the file: every mistake at once, each with its place and a hint.",
+    ),
+    "config": (
+        "router.cli.config:config",
+        "Show what the file says with its includes, its overlay and the environment, all resolved, passwords masked.",
+    ),
+    "routes": (
+        "router.cli.routes:routes",
+        "Show the compiled table: for each point, in order, what runs at once and what runs later.",
+    ),
+    "schema": (
+        "router.cli.schema:schema",
+        "Print the JSON Schema (draft 7) of extensions.yaml, for editors and other tools.",
+    ),
+    "dispatch": (
+        "router.cli.dispatch:dispatch",
+        "Raise an extension point: run its synchronous handlers here, queue the others.",
+    ),
+    "run-worker": (
+        "router.cli.worker:run_worker",
+        "Run the jobs of the queues, in children of this process, until it is told to stop (SIGTERM, Ctrl-C).",
+    ),
+    "status": (
+        "router.cli.status:status",
+        "Show what is queued, delayed, running and failed, and which workers are alive.",
+    ),
+    "failed": (
+        "router.cli.failed:app",
+        "Jobs that have failed: see why, try them again, forget them, carry them elsewhere.",
+    ),
+    "locks": ("router.cli.locks:app", "Locks of unique jobs: see who holds them, give up one that is stuck."),
+    "topology": ("router.cli.topology:app", "What the file needs on RabbitMQ: show it, make it, compare it."),
+}
+
+app = lazy_app(
+    COMMANDS,
     name="router",
     help="A declarative event router: extensions.yaml says which handlers run for each event, now and on a queue.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -45,6 +80,8 @@ class LogFormat(StrEnum):
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"extension-router {version('extension-router')}")
         raise typer.Exit
 
@@ -64,24 +101,13 @@ def main_options(
     _: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version)] = False,
 ) -> None:
     """Route events as one readable file says."""
+    from router.logs import set_up_logging
+
     level = log_level or (Level.INFO if context.invoked_subcommand == "run-worker" else Level.WARNING)
     set_up_logging(level.value, log_format.value)
     if env is not None:
         os.environ[ENV_VARIABLE] = env  # this is all that the option means, here and in every process below
     context.obj = {"verbose": verbose, "log_level": level.value, "log_format": log_format.value}
-
-
-app.command("init")(init.init)
-app.command("validate")(validate.validate)
-app.command("config")(config.config)
-app.command("routes")(routes.routes)
-app.command("schema")(schema.schema)
-app.command("dispatch")(dispatch.dispatch)
-app.command("run-worker")(worker.run_worker)
-app.command("status")(status.status)
-app.add_typer(failed.app, name="failed")
-app.add_typer(locks.app, name="locks")
-app.add_typer(topology.app, name="topology")
 
 
 _WITH_VALUE = ("--log-level", "--log-format", "--env")
@@ -110,6 +136,8 @@ def main() -> None:
         app(args=global_options_first(sys.argv[1:]))
     except RouterError as problem:
         if "--verbose" in sys.argv:
+            import traceback
+
             traceback.print_exception(problem)
         error(str(problem))
         sys.exit(exit_code(problem))

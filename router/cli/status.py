@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import typer
-from rich.table import Table
 
 from router.brokers.base import Counts, WorkerState
 from router.cli.common import ConfigOption, Format, FormatOption, open_broker, print_json, print_table
@@ -30,6 +29,8 @@ def status(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> N
 
 
 def _show_queues(counts: Counts, now: float) -> None:
+    from rich.table import Table
+
     table = Table("queue", "ready", "delayed", "running", "failed", "oldest", box=None)
     for name, queue in sorted(counts.queues.items()):
         numbers = (queue.ready, queue.delayed, queue.running, queue.failed)

@@ -12,11 +12,12 @@ import typer
 from router.app.router import topology as needs_of
 from router.brokers.base import Topology
 from router.cli.common import ConfigOption, Format, FormatOption, UsageError, duration, error, open_broker, print_json
+from router.cli.grouping import SETTINGS, Group
 
 if TYPE_CHECKING:
     from router.brokers.amqp import AmqpBroker, Declaration, Finding, Pruned
 
-app = typer.Typer(help="What the file needs on RabbitMQ: show it, make it, compare it.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="What the file needs on RabbitMQ: show it, make it, compare it.", **SETTINGS)
 
 
 @app.command()

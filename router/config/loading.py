@@ -14,15 +14,13 @@ from router.config.composition import Composition
 from router.config.diagnostics import Diagnostic, Source
 from router.config.document import Document
 from router.config.including import Includer, overlay_path, overlays
+from router.config.places import DEFAULT_PLACES, ENV_VARIABLE, VARIABLE
 from router.config.problems import Path as ValuePath
 from router.config.settings import Route, Settings
 from router.config.syntax import YamlError, compose
 from router.config.watched import Watched
 from router.errors import ConfigError, ConfigNotFound
 
-DEFAULT_PLACES = ("extensions.yaml", "config/extensions.yaml")
-VARIABLE = "ROUTER_CONFIG"
-ENV_VARIABLE = "ROUTER_ENV"
 MAX_BYTES = 8 * 1024 * 1024
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import io
 import logging
@@ -12,7 +11,7 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from router.app.context import Context, running
 from router.app.default import set_default
@@ -47,6 +46,9 @@ from router.worker.messages import (
 from router.worker.pipes import ChildPipe
 from router.worker.processes import die_with_parent, leave_signals_to_parent, take_over
 from router.worker.telling import Teller
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger("router.worker.child")
 
@@ -108,7 +110,7 @@ class Child:
         self._worker = worker
         self._teller = teller
         self._inbox: deque[ToChild] = deque()
-        self._runner = asyncio.Runner()
+        self._runner: asyncio.Runner | None = None
 
     def serve(self) -> None:
         """Until the parent says Stop. Raises EOFError where the parent is gone."""
@@ -189,7 +191,14 @@ class Child:
     def _call(self, handler: Handler, *arguments: Any, context: Context | None = None) -> None:
         result = handler.call(*arguments, context=context) if handler.wants_context else handler.call(*arguments)
         if handler.is_async:
+            self._runner = self._runner or _runner()
             self._runner.run(_await(result), context=contextvars.copy_context())
+
+
+def _runner() -> asyncio.Runner:
+    import asyncio  # slow to import: a worker without any `async def` starts sooner
+
+    return asyncio.Runner()
 
 
 async def _await(awaitable: Any) -> None:

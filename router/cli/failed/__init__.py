@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-import typer
+from router.cli.grouping import lazy_app
 
-from router.cli.failed.forgetting import forget
-from router.cli.failed.listing import list_failed, show
-from router.cli.failed.moving import export, import_failed
-from router.cli.failed.retrying import retry
+COMMANDS = {
+    "list": (
+        "router.cli.failed.listing:list_failed",
+        "List the failed jobs, those that failed last at the end: 50 of them, as JSON all, or as many as --limit says.",
+    ),
+    "show": (
+        "router.cli.failed.listing:show",
+        "Show everything about one failed job: payload, origin, each attempt with its error.",
+    ),
+    "retry": (
+        "router.cli.failed.retrying:retry",
+        "Put failed jobs back into their queues, with all their attempts anew and the same ids.",
+    ),
+    "forget": (
+        "router.cli.failed.forgetting:forget",
+        "Delete failed jobs, for good; the lock that a unique one still holds is freed.",
+    ),
+    "export": (
+        "router.cli.failed.moving:export",
+        "Write failed jobs, all or those that fit, as JSON, one a line; `router failed import` puts them back.",
+    ),
+    "import": (
+        "router.cli.failed.moving:import_failed",
+        "Put exported jobs back among the failed jobs. One that is there already stays as it is.",
+    ),
+}
 
-app = typer.Typer(
-    help="Jobs that have failed: see why, try them again, forget them, carry them elsewhere.", no_args_is_help=True
+app = lazy_app(
+    COMMANDS,
+    help="Jobs that have failed: see why, try them again, forget them, carry them elsewhere.",
 )
-app.command("list")(list_failed)
-app.command("show")(show)
-app.command("retry")(retry)
-app.command("forget")(forget)
-app.command("export")(export)
-app.command("import")(import_failed)

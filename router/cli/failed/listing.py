@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.table import Column, Table
 
 from router.brokers.base import FailedJob
 from router.cli.common import ConfigOption, Format, FormatOption, open_broker, print_json, print_table
@@ -119,6 +118,8 @@ def _row(job: FailedJob) -> tuple[str, ...]:
 
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.table import Column, Table
+
     table = Table(
         Column("job", no_wrap=True, min_width=36), "failed", "queue", "point", "route", "reason", "error", box=None
     )

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
-from rich.progress import Progress
 
 from router.brokers.base import Broker, Decision, FailedJob, Keep, Sweep
 from router.cli.common import error, on_terminal, progress_bar
 from router.config import counted
 from router.errors import RouterError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as everywhere."""
