@@ -11,11 +11,9 @@ import typer
 
 from router.brokers import connect
 from router.cli.common import ConfigOption, UsageError, duration, error
-from router.config import did_you_mean, find
-from router.worker.checking import check
-from router.worker.parent import Worker, WorkerOptions
-from router.worker.pool import Limits
-from router.worker.watching import Watcher
+from router.config.places import find
+from router.config.problems import did_you_mean
+from router.worker.checking import Check
 
 _MEMORY = re.compile(r"(\d+)\s*([KMG]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -68,7 +66,13 @@ def run_worker(
 ) -> None:
     """Run the jobs of the queues, in children of this process, until it is told to stop (SIGTERM, Ctrl-C)."""
     path = str(find(config))
-    checked = check(path)
+    checking = Check(path)
+    # Imported while the file is checked.
+    from router.worker.parent import Worker, WorkerOptions
+    from router.worker.pool import Limits
+    from router.worker.watching import Watcher
+
+    checked = checking.wait()
     table = checked.sound
     if table is None:
         typer.echo(checked.problems(), err=True)

@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from router.config.composition import Composition
     from router.config.diagnostics import Diagnostic
     from router.config.durations import format_duration, parse_duration
-    from router.config.loading import Loaded, find, load
+    from router.config.loading import Loaded, load
     from router.config.options import async_options
+    from router.config.places import find
     from router.config.problems import counted, did_you_mean
     from router.config.schema import schema_text
     from router.config.settings import (
@@ -51,7 +52,8 @@ _WHERE = {
     "router.config.composition": "Composition",
     "router.config.diagnostics": "Diagnostic",
     "router.config.durations": "format_duration parse_duration",
-    "router.config.loading": "Loaded find load",
+    "router.config.loading": "Loaded load",
+    "router.config.places": "find",
     "router.config.options": "async_options",
     "router.config.problems": "counted did_you_mean",
     "router.config.schema": "schema_text",

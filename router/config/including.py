@@ -135,16 +135,3 @@ def _similar(file: str, folder: str) -> str | None:
     # Without the suffix, which is the same of most files.
     guess = closest(os.path.splitext(name)[0], names)
     return os.path.relpath(os.path.join(directory, names[guess]), folder) if guess else None
-
-
-def overlay_path(file: str, env: str) -> str:
-    """The overlay of ``file`` for that environment: ``extensions.yaml`` → ``extensions.production.yaml``."""
-    stem, suffix = os.path.splitext(file)
-    return f"{stem}.{env}{suffix}"
-
-
-def overlays(file: str) -> list[str]:
-    """The environments for which ``file`` has an overlay beside it."""
-    stem, suffix = os.path.splitext(file)
-    found = glob.glob(f"{glob.escape(stem)}.*{glob.escape(suffix)}")
-    return sorted(name[len(stem) + 1 : len(name) - len(suffix)] for name in found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from router.config.checking import Checker
 from router.config.composition import Composition
 from router.config.diagnostics import Diagnostic, Source
 from router.config.document import Document
-from router.config.including import Includer, overlay_path, overlays
-from router.config.places import DEFAULT_PLACES, ENV_VARIABLE, VARIABLE
+from router.config.including import Includer
+from router.config.places import ENV_VARIABLE, existing_overlay
 from router.config.problems import Path as ValuePath
 from router.config.settings import Route, Settings
 from router.config.syntax import YamlError, compose
@@ -34,33 +33,6 @@ class Loaded:
     routes: tuple[tuple[ValuePath, Route], ...]
     warnings: tuple[Diagnostic, ...]
     watched: Watched
-
-
-def find(path: str | None = None, *, environ: Mapping[str, str] | None = None) -> Path:
-    """The file to use: ``path``, else ``$ROUTER_CONFIG``, else the first default place where there is one.
-
-    Raises ConfigNotFound, which says where it looked; also where ``$ROUTER_ENV`` names an overlay that is not there.
-    """
-    environ = os.environ if environ is None else environ
-    file = _find(path, environ)
-    if env := environ.get(ENV_VARIABLE):
-        _existing_overlay(str(file), env)
-    return file
-
-
-def _find(path: str | None, environ: Mapping[str, str]) -> Path:
-    if path:
-        return _existing(path, "")
-    if named := environ.get(VARIABLE):
-        return _existing(named, f" (from ${VARIABLE})")
-    for place in DEFAULT_PLACES:
-        if Path(place).exists():
-            return Path(place)
-    places = " and ".join(DEFAULT_PLACES)
-    raise ConfigNotFound(
-        f"no configuration file: looked for {places} in {Path.cwd()}.\n"
-        f"Name one with --config FILE or ${VARIABLE}, or make one with `router init`."
-    )
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None, env: str | None = None) -> Loaded:
@@ -107,7 +79,7 @@ class _Loading:
         return Loaded(settings, composition, tuple(checker.routes), tuple(found), self._watched())
 
     def _overlay(self) -> Document | None:
-        return None if self._env is None else self._read(_existing_overlay(self._file, self._env))
+        return None if self._env is None else self._read(existing_overlay(self._file, self._env))
 
     def _read(self, file: str) -> Document:
         path = os.path.abspath(file) if "\0" not in file else file
@@ -127,21 +99,6 @@ class _Loading:
 
     def _watched(self) -> Watched:
         return Watched(self._asked, self._globs)
-
-
-def _existing_overlay(file: str, env: str) -> str:
-    path = overlay_path(file, env)
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", env) and os.path.lexists(path):
-        return path
-    known = ", ".join(overlays(file))
-    there = f"it has overlays for {known}" if known else "it has no overlay"
-    raise ConfigNotFound(f"{file} has no overlay for the environment {env!r} (that would be {path!r}); {there}")
-
-
-def _existing(path: str, origin: str) -> Path:
-    if "\0" not in path and os.path.lexists(path):
-        return Path(path)
-    raise ConfigNotFound(f"there is no file {path!r}{origin}; looked in {Path.cwd()}")
 
 
 def _content(file: str) -> bytes:

@@ -81,6 +81,14 @@ class Check:
         except msgspec.DecodeError:
             return Checked(error=f"the process that checks the file {describe_exit(code)}; its output says more")
 
+    def wait(self) -> Checked:
+        """Wait for the result, at most a minute."""
+        while True:
+            select.select([self], [], [], 1.0)
+            result = self.poll()
+            if result is not None:
+                return result
+
     def cancel(self) -> None:
         """End it; nobody wants the result any more."""
         self._process.kill()
@@ -90,9 +98,4 @@ class Check:
 
 def check(path: str, env: str | None = None) -> Checked:
     """Check a file, under its overlay for ``env`` (default ``$ROUTER_ENV``), and wait for that, at most a minute."""
-    checking = Check(path, env)
-    while True:
-        select.select([checking], [], [], 1.0)
-        result = checking.poll()
-        if result is not None:
-            return result
+    return Check(path, env).wait()

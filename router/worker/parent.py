@@ -108,6 +108,7 @@ class Worker:
             if self._watcher is not None:
                 self._watcher.start(lambda: self._want_check("the file was edited"))
             try:
+                self._attend_children(self._clock.now())  # they get ready while the broker is
                 self._prepare()
                 while not self._done():
                     self._turn()
@@ -314,9 +315,13 @@ class Worker:
         while not self._stopping:
             declared = self._declared(self._table)
             while not declared.done() and not self._stopping:
-                self._wait(LONGEST_WAIT)
+                ready = self._wait(LONGEST_WAIT)
                 self._watchdog.progress()
-                self._attend_signals(self._clock.now())
+                now = self._clock.now()
+                for child in ready:
+                    self._listen(child, now)
+                self._attend_signals(now)
+                self._attend_children(now)
             if not declared.done():
                 return
             try:

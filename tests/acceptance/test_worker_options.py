@@ -28,7 +28,7 @@ def quick(event):
 kept = []
 
 def greedy(event):
-    kept.append(bytearray(40_000_000))
+    kept.append(bytearray(50_000_000))
     write("greedy")
 
 def dies(event, context):

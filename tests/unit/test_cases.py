@@ -14,8 +14,8 @@ import pytest
 from msgspec import structs
 
 from router.config import AsyncDefaults, AsyncOptions, Backoff, Loaded, Point, Settings, Unique, load
-from router.config.including import overlays
 from router.config.lint import CODES
+from router.config.places import overlays
 from router.errors import ConfigError
 
 CASES = Path(__file__).parents[1] / "cases"
