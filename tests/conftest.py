@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,6 +15,13 @@ from tests.servers.rabbitmq import RabbitNode, scripts
 # The machines are noisy; a test that hangs is ended by its timeout.
 settings.register_profile("noisy", deadline=None)
 settings.load_profile("noisy")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the router once, as its installation does: where $PYTHONDONTWRITEBYTECODE is set, each of the hundreds of
+    processes that the tests start would do it anew."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(__file__).parents[1] / "router", quiet=1)
 
 
 @pytest.fixture
