@@ -163,8 +163,8 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder / "dist", ROOT)
     (wheel,) = (folder / "dist").glob("*.whl")
-    venv.create(folder / "venv", with_pip=True)
-    run(folder / "venv" / "bin" / "python", "-m", "pip", "install", "-q", wheel)
+    venv.create(folder / "venv")
+    run(sys.executable, "-m", "pip", "--python", folder / "venv", "install", "-q", wheel)  # one pip is enough
     return folder / "venv" / "bin"
 
 
