@@ -115,6 +115,7 @@ class Checker:
         self._report(locks_url and locks_problem(locks_url), "locks", "url")
         namespace = _text(broker.get("namespace"))
         self._report(namespace and name_problem("`namespace`", namespace), "broker", "namespace")
+        self._check_queue_names()
         self._check_locks(broker.get("url", DEFAULT_BROKER_URL), locks)
         return Settings(
             path=str(self._path),
@@ -132,7 +133,8 @@ class Checker:
                 if isinstance(path, str)
             ),
             unknown_route_for=self._duration(DEFAULT_UNKNOWN_ROUTE_FOR, "unknownRouteFor"),
-            concurrency=self._concurrency(),
+            concurrency=self._queues("concurrency"),
+            async_concurrency={queue: many for queue, many in self._queues("asyncConcurrency").items() if many > 1},
             points=points,
         )
 
@@ -158,16 +160,17 @@ class Checker:
         self._report(problem, *place)
         return default if problem else parse_duration(value)
 
-    def _concurrency(self) -> dict[str, int]:
-        limits = {}
-        for name, queue in mapping(self._data.get("queues")).items():
+    def _queues(self, key: str) -> dict[str, int]:
+        """The number under ``key`` of each queue that has one."""
+        queues = mapping(self._data.get("queues"))
+        numbers = {name: mapping(queue).get(key) for name, queue in queues.items()}
+        return {name: _whole(number) for name, number in numbers.items() if isinstance(number, int | float)}
+
+    def _check_queue_names(self) -> None:
+        for name in mapping(self._data.get("queues")):
             problem = name_problem("the name of a queue", name)
             if problem:
                 self._problems.append(Problem(problem.message, problem.hint, ("queues", name), on_key=True))
-            limit = mapping(queue).get("concurrency")
-            if isinstance(limit, int | float):
-                limits[name] = _whole(limit)
-        return limits
 
     def _points(self, defaults: AsyncDefaults) -> tuple[Point, ...]:
         points = mapping(self._data.get("extensions"))

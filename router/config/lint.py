@@ -89,7 +89,7 @@ def of_queues(routes: Iterable[tuple[Path, Route]], settings: Settings) -> Itera
                 at = (*path, "async", "timeout")
                 yield Problem(message, hint, at, code="long-job-in-shared-queue", related=(note,))
     # What `bootstrap` registers may use any queue.
-    for queue in settings.concurrency if settings.bootstrap is None else ():
+    for queue in {**settings.concurrency, **settings.async_concurrency} if settings.bootstrap is None else ():
         if queue not in queues and queue != settings.defaults.queue:
             hint = did_you_mean(queue, queues) or "remove it, or name it in the `queue` of a handler"
             yield Problem(

@@ -160,6 +160,8 @@ class Settings(msgspec.Struct, frozen=True):
     unknown_route_for: float = DEFAULT_UNKNOWN_ROUTE_FOR
     concurrency: dict[str, int] = {}
     """Queue name → how many of its jobs one worker runs at once, for the queues that limit it."""
+    async_concurrency: dict[str, int] = {}
+    """Queue name → how many of its jobs that are ``async def`` one child runs at once, where that is more than one."""
     points: tuple[Point, ...] = ()
 
 

@@ -27,6 +27,9 @@ PARK_SECONDS = 10.0
 """How long a job that nobody here can run waits at first, and at most, before somebody looks at it again."""
 
 
+Asked = Literal["retry", "fail", "drop"]
+
+
 @dataclass(frozen=True, slots=True)
 class Returned:
     """The handler returned."""
@@ -40,7 +43,7 @@ class Raised:
     """
 
     error: str
-    asked: Literal["retry", "fail", "drop"] | None = None
+    asked: Asked | None = None
     delay: float | None = None
 
 

@@ -45,6 +45,11 @@ class Unread:
     payload: Any
     _load: Callable[[], Any] | None = None
 
+    @property
+    def refers(self) -> bool:
+        """Whether there is something to be loaded."""
+        return self._load is not None
+
     def load(self) -> Any:
         """The event. Raises ReferenceMissing, InvalidPayload, and whatever loading raises."""
         return self.payload if self._load is None else self._load()
@@ -59,6 +64,11 @@ class EventReader:
         self._point = point
         self._references = references
         self._upcasters = [import_upcaster(path) for path in point.upcasters]
+
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether reading does."""
+        return self.event_type is not None or bool(self._upcasters)
 
     def read(self, data: bytes, version: int) -> Unread:
         """The event of an encoded payload of that version. Raises InvalidPayload where none can be made of it here."""

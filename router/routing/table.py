@@ -40,7 +40,9 @@ class RoutingTable(msgspec.Struct, frozen=True):
     def queues(self) -> tuple[str, ...]:
         """Every queue that the file names or a route uses, sorted."""
         used = {options.queue for _, options in self.async_routes()}
-        return tuple(sorted(used | {self.settings.defaults.queue, *self.settings.concurrency}))
+        return tuple(
+            sorted(used | {self.settings.defaults.queue, *self.settings.concurrency, *self.settings.async_concurrency})
+        )
 
     def longest(self) -> float:
         """The longest timeout of a route, in seconds; 0 where none runs later."""

@@ -29,7 +29,7 @@ from router.routing.table import RoutingTable
 from router.testing.clock import Clock, as_datetime
 from router.testing.driving import Steps
 from router.testing.records import Outcome, Ran, Report
-from router.worker.child import Runnable, context_of, describe, import_routes
+from router.worker.runnables import Runnable, context_of, describe, import_routes
 from router.worker.settling import give_up, lease_of, put_aside, settle
 
 log = logging.getLogger("router.testing")

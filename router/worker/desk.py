@@ -21,7 +21,7 @@ from router.locks.base import Held, Locks, Taken
 from router.routing.table import RoutingTable
 from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
 from router.worker.journal import Journal
-from router.worker.messages import Call, Called, NotRunnable, Raised, Returned, Started, Verdict
+from router.worker.messages import Call, Called, Cancel, NotRunnable, Raised, Returned, Started, Verdict
 from router.worker.messages import Run as RunMessage
 from router.worker.pool import MAX_UNSENT, Child, Pool
 from router.worker.runs import Run, Runs
@@ -31,6 +31,8 @@ from router.worker.settling import lease_of, settle
 log = logging.getLogger("router.worker")
 
 CALLBACK_WITHIN = 30.0
+CANCELLED_WITHIN = 5.0
+"""Seconds for a shared run to end, once it is cancelled."""
 LOCKS_AGAIN_AFTER = 1.0
 MAX_LOST_STARTS = 3
 TIMED_OUT = "its job ran into its timeout"
@@ -67,6 +69,8 @@ class Desk:
         self._alone = False
         """One of them runs."""
         self._settlements: list[Settlement] = []
+        self.can_share: frozenset[tuple[str, str]] = frozenset()
+        """Point and id of the routes whose handlers are ``async def``."""
         self.ended: Counter[str] = Counter()
         """How many attempts ended here, by ``succeeded``, ``retried``, ``failed``, ``skipped``."""
 
@@ -103,11 +107,13 @@ class Desk:
         usable = pool.usable()
         waiting = sum(map(len, self._waiting.values()))
         free = sum(not child.runs for child in usable) - waiting - len(self._calls)
+        many = self._table.settings.async_concurrency
+        shared = {queue: _places(queue, most, usable) - waiting for queue, most in many.items()}
         limits = self._table.settings.concurrency
         in_hand = Counter(run.queue for run in self._runs) if limits else Counter[str]()
         order = self.queues()
         ahead = {queue: max(self._spare(queue, usable) - waiting, 0) for queue in order if queue not in limits}
-        return room(order, free, ahead, limits, in_hand)
+        return room(order, free, ahead, shared, limits, in_hand)
 
     def _spare(self, queue: str, usable: list[Child]) -> int:
         """How many jobs of that queue could be sent ahead to busy children."""
@@ -115,7 +121,15 @@ class Desk:
         return sum(max(depth + 1 - len(child.runs), 0) for child in usable if self._is_short(child)) if depth else 0
 
     def _is_short(self, child: Child) -> bool:
-        return not child.runs or (child.runs[0].phase != "calling" and self._durations.ahead(child.runs[0].queue) > 0)
+        first = child.first
+        return first is None or (
+            not first.shared and first.phase != "calling" and self._durations.ahead(first.queue) > 0
+        )
+
+    def _shares(self, run: Run) -> bool:
+        """Whether this run may be in a child beside others."""
+        many = self._table.settings.async_concurrency.get(run.queue, 1)
+        return many > 1 and not run.alone and (run.job.point, run.job.route) in self.can_share
 
     def take(self, deliveries: Iterable[Delivery], now: float) -> None:
         """Take these in hand, each for what it is."""
@@ -168,7 +182,7 @@ class Desk:
         idle = [child for child in usable if not child.runs]
         while self._calls and idle:
             self._send_call(idle.pop(), *self._calls.popleft(), now)
-        busy = Counter(run.queue for child in pool for run in child.runs)
+        busy = sum((child.by_queue for child in pool), Counter[str]())
         progress = True
         while progress:
             progress = False
@@ -199,6 +213,13 @@ class Desk:
         limit = self._table.settings.concurrency.get(queue)
         if limit is not None and busy[queue] >= limit:
             return None
+        if self._shares(run):
+            most = self._table.settings.async_concurrency[queue]
+            able = [each for each in usable if (not each.runs or each.shares) and each.by_queue[queue] < most]
+            child = min(able, key=lambda each: len(each.runs), default=None)
+            if child in idle:
+                idle.remove(child)
+            return child if child is None or child.pipe.unsent + len(run.body) < MAX_UNSENT else None
         if idle:
             return idle.pop()
         depth = self._durations.ahead(queue)
@@ -212,25 +233,24 @@ class Desk:
     def _send(self, child: Child, run: Run, now: float) -> None:
         run.phase = "sent"
         run.sent_at = now
-        child.runs.append(run)
-        child.send(RunMessage(run.number, run.queue, run.body))
+        run.shared = self._shares(run)
+        child.give(run, RunMessage(run.number, run.queue, run.body, run.shared))
 
     def _send_call(self, child: Child, run: Run, outcome: Outcome, callback: Callback, now: float) -> None:
         kind = _KINDS[type(outcome)]
         error = run.step.error if isinstance(run.step, Again | Failed) else ""
         run.phase = "calling"
         run.deadline = now + CALLBACK_WITHIN
-        child.runs.append(run)
-        child.send(Call(run.number, run.queue, run.body, callback, kind, error))
+        run.shared = False
+        child.give(run, Call(run.number, run.queue, run.body, callback, kind, error))
 
     # -- what became of them ---------------------------------------------------------------------------------------
 
     def heard(
         self, child: Child, message: Started | Returned | Raised | NotRunnable | Called, pool: Pool, now: float
     ) -> None:
-        """A child says something about the first of its runs."""
-        run = child.runs[0]
-        assert run.number == message.run
+        """A child says something about one of its runs."""
+        run = child.runs[message.run]
         match message:
             case Started():
                 run.phase = "running"
@@ -240,25 +260,31 @@ class Desk:
                 self.journal.started(run)
                 self._free_at_start(run)
             case Returned(_, seconds, rss):
-                child.runs.popleft()
+                child.drop(run)
                 pool.note_job(child, rss)
-                self._durations.note(run.queue, seconds)
+                if not run.shared:
+                    self._durations.note(run.queue, seconds)
                 self._conclude(run, Finish(), seconds, now)
             case Raised(_, seconds, rss, error, asked, delay):
                 pool.note_job(child, rss)
-                callback = self._decide(run, lifecycle.Raised(error, asked, delay), seconds)
+                if asked == "timeout":
+                    outcome: Outcome = TimedOut(run.options.timeout)
+                else:
+                    outcome = lifecycle.Raised(error, asked, delay)
+                callback = self._decide(run, outcome, seconds)
                 child.send(Verdict(run.number, callback))
                 if callback is None:
-                    child.runs.popleft()
+                    child.drop(run)
                     self._conclude_decided(run, now)
                 else:
                     run.phase = "calling"
                     run.deadline = now + CALLBACK_WITHIN
+                    run.cancelled = False
             case Called():
-                child.runs.popleft()
+                child.drop(run)
                 self._conclude_decided(run, now)
             case NotRunnable(_, reason):
-                child.runs.popleft()
+                child.drop(run)
                 self._settlements += self._intake.cannot_run(run, reason, self._table)
 
     def _free_at_start(self, run: Run) -> None:
@@ -274,32 +300,51 @@ class Desk:
             )
 
     def child_ended(self, child: Child, how: str, now: float) -> None:
-        """A child's process is gone: the job that ran there pays an attempt, what was sent ahead doesn't."""
-        if child.runs and child.runs[0].phase != "sent":
-            run = child.runs.popleft()
+        """A child's process is gone: the job that ran there pays an attempt, or of those that shared it the one whose
+        step it was; what was sent ahead, or only waited, doesn't."""
+        shared, to_blame = child.shares, self._to_blame(child, now)
+        runs = child.drop_all()
+        again = []
+        for run in runs:
             if run.phase == "calling":
                 log.error("the callback of %s (job %s) did not end: %s", run.route.id, run.job.job, how)
                 self._conclude_decided(run, now)
+            elif run is to_blame and run.phase == "running":
+                self._died(run, TimedOut(run.options.timeout) if child.killed_for == TIMED_OUT else Died(how), now)
             else:
-                outcome = TimedOut(run.options.timeout) if child.killed_for == TIMED_OUT else Died(how)
-                callback = self._decide(run, outcome, now - run.started_at)
-                if callback is None:
-                    self._conclude_decided(run, now)
-                else:
-                    self._calls.append((run, outcome, callback))
-        elif child.runs:
-            child.runs[0].lost_starts += 1
-        while child.runs:
-            run = child.runs.pop()
-            run.phase = "waiting"
-            if run.lost_starts >= MAX_LOST_STARTS:
-                reason = f"{MAX_LOST_STARTS} children did not get as far as calling its handler (the last one: {how})"
-                self._settlements += self._intake.cannot_run(run, reason, self._table)
-                continue
-            if run.deliveries:
-                self._waiting.setdefault(run.queue, deque()).appendleft(run)
-            else:
-                self._runs.drop(run)
+                run.lost_starts += run is to_blame
+                run.alone = shared and to_blame is None
+                again.append(run)
+        for run in reversed(again):
+            self._wait_again(run, how)
+
+    def _to_blame(self, child: Child, now: float) -> Run | None:
+        """The run for which that child died, or was killed."""
+        if not child.shares:
+            return child.first
+        executing = child.runs.get(child.mark.get())
+        if executing is not None or child.killed_for != TIMED_OUT:
+            return executing
+        # It waits for something, overdue, and won't be cancelled.
+        return next((run for run in child.runs.values() if run.cancelled and _is_overdue(run, now)), None)
+
+    def _died(self, run: Run, outcome: TimedOut | Died, now: float) -> None:
+        callback = self._decide(run, outcome, now - run.started_at)
+        if callback is None:
+            self._conclude_decided(run, now)
+        else:
+            self._calls.append((run, outcome, callback))
+
+    def _wait_again(self, run: Run, how: str) -> None:
+        """For another child, ahead of the others."""
+        run.phase, run.deadline, run.cancelled = "waiting", None, False
+        if run.lost_starts >= MAX_LOST_STARTS:
+            reason = f"{MAX_LOST_STARTS} children did not get as far as calling its handler (the last one: {how})"
+            self._settlements += self._intake.cannot_run(run, reason, self._table)
+        elif run.deliveries:
+            self._waiting.setdefault(run.queue, deque()).appendleft(run)
+        else:
+            self._runs.drop(run)
 
     def _decide(self, run: Run, outcome: Outcome, seconds: float) -> Callback | None:
         run.step = lifecycle.next_step(
@@ -325,17 +370,25 @@ class Desk:
     # -- time ------------------------------------------------------------------------------------------------------
 
     def check_deadlines(self, pool: Iterable[Child], now: float) -> None:
-        """Kill the children whose job, or callback, has run for too long."""
+        """End the jobs, or callbacks, that have run for too long: a shared one is cancelled, or, where it doesn't give
+        way, killed with its child, as any other one is."""
         for child in pool:
-            if child.runs and child.killed_for is None:
-                run = child.runs[0]
-                if run.phase in ("running", "calling") and run.deadline is not None and now >= run.deadline:
-                    child.kill(TIMED_OUT if run.phase == "running" else f"a callback took over {CALLBACK_WITHIN:g} s")
+            if child.killed_for is not None:
+                continue
+            for run in child.runs.values():
+                if not _is_overdue(run, now):
+                    continue
+                if run.shared and not run.cancelled:
+                    run.cancelled, run.deadline = True, now + CANCELLED_WITHIN
+                    child.send(Cancel(run.number))
+                    continue
+                child.kill(TIMED_OUT if run.phase == "running" else f"a callback took over {CALLBACK_WITHIN:g} s")
+                break
 
     def next_deadline(self, pool: Iterable[Child]) -> float | None:
         """When `check_deadlines` has something to do at the earliest."""
-        deadlines = [child.runs[0].deadline for child in pool if child.runs and child.runs[0].phase != "sent"]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        runs = (run for child in pool for run in child.runs.values() if run.phase in ("running", "calling"))
+        return min((run.deadline for run in runs if run.deadline is not None), default=None)
 
     def check_locks(self, now: float) -> None:
         """Renew the leases of unique jobs in hand; look again at those whose lock store was out of reach."""
@@ -392,3 +445,12 @@ class Desk:
         self._settlements += [Return(delivery) for delivery in run.deliveries]
         self._runs.drop(run)
         self.journal.returned(run, why)
+
+
+def _is_overdue(run: Run, now: float) -> bool:
+    return run.phase in ("running", "calling") and run.deadline is not None and now >= run.deadline
+
+
+def _places(queue: str, most: int, usable: Iterable[Child]) -> int:
+    """How many more shared runs of that queue these children could take."""
+    return sum(max(most - child.by_queue[queue], 0) for child in usable if not child.runs or child.shares)

@@ -5,7 +5,7 @@
     parent                           child
     Hello ─────────────────────────►            once: what to load
           ◄───────────────────────── Ready
-    Run ───────────────────────────►            several may be sent ahead; they run in this order
+    Run ───────────────────────────►            several may be sent ahead; they run in this order, shared ones at once
           ◄───────────────────────── Started    from here the timeout counts
           ◄───────────────────────── Returned | NotRunnable
           ◄───────────────────────── Raised     the child keeps the exception until ...
@@ -13,6 +13,7 @@
           ◄───────────────────────── Called
     Call ──────────────────────────►            a callback for a job whose own child is gone
           ◄───────────────────────── Called
+    Cancel ────────────────────────►            a shared run is overdue: Raised follows, if it gives way
     Tell ──────────────────────────►            something happened that listeners want to know
     Stop ──────────────────────────►            end, after what was sent before
 """
@@ -25,9 +26,7 @@ import msgspec
 
 from router.config.settings import Settings
 from router.jobs.following import LifecycleEvent
-from router.jobs.lifecycle import Callback
-
-Asked = Literal["retry", "fail", "drop"]
+from router.jobs.lifecycle import Asked, Callback
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -46,6 +45,14 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     run: int
     queue: str
     body: bytes
+    shared: bool = False
+    """It is an ``async def`` and runs beside others of its kind."""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """That shared run has run into its timeout: end it."""
+
+    run: int
 
 
 class Verdict(msgspec.Struct, frozen=True, tag=True):
@@ -77,9 +84,11 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Handlers are imported, bootstrap has run. ``listens``: the names of what its listeners want to be told of."""
+    """Handlers are imported, bootstrap has run. ``listens``: the names of what its listeners want to be told of;
+    ``sharing``: point and id of each route whose handler is an ``async def``."""
 
     listens: frozenset[str] = frozenset()
+    sharing: frozenset[tuple[str, str]] = frozenset()
 
 
 class Unready(msgspec.Struct, frozen=True, tag=True):
@@ -109,7 +118,7 @@ class Raised(msgspec.Struct, frozen=True, tag=True):
     seconds: float
     rss: int
     error: str
-    asked: Asked | None
+    asked: Asked | Literal["timeout"] | None
     delay: float | None
 
 
@@ -126,5 +135,5 @@ class Called(msgspec.Struct, frozen=True, tag=True):
     run: int
 
 
-ToChild = Hello | Run | Verdict | Call | Tell | Stop
+ToChild = Hello | Run | Cancel | Verdict | Call | Tell | Stop
 ToParent = Ready | Unready | Started | Returned | Raised | NotRunnable | Called

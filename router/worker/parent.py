@@ -143,6 +143,7 @@ class Worker:
         self._desk.assign(self._pool, now)
         self._consumer.settle(self._desk.take_settlements())
         self._pool.tell(self._desk.journal.take_untold())
+        self._pool.flush()
         self._report(now)
         self._check_limits(now)
 
@@ -184,9 +185,10 @@ class Worker:
 
     def _heard(self, child: Child, message: ToParent, now: float) -> None:
         match message:
-            case Ready(listens):
+            case Ready(listens, sharing):
                 self._pool.note_ready(child)
                 self._desk.journal.listened = listens
+                self._desk.can_share = sharing
             case Unready(error):
                 child.unready = error
             case _:

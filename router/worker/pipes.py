@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections import deque
+from typing import Any
 
 import msgspec
 
@@ -22,28 +24,72 @@ def _frame(message: ToChild | ToParent) -> bytes:
     return _length.pack(len(body)) + body
 
 
+def _messages(data: bytearray, decoder: msgspec.msgpack.Decoder[Any]) -> list[Any]:
+    """Take every message that is whole off the front of ``data``."""
+    messages = []
+    start = 0
+    while len(data) - start >= 4:
+        end = start + 4 + _length.unpack_from(data, start)[0]
+        if len(data) < end:
+            break
+        messages.append(decoder.decode(memoryview(data)[start + 4 : end]))
+        start = end
+    del data[:start]
+    return messages
+
+
 class ChildPipe:
     """The child's end. Used from one thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._file = sock.makefile("rb", buffering=_CHUNK)
+        self._in = bytearray()
+        self._arrived: deque[ToChild] = deque()
+        self._out = bytearray()
         self._decoder = msgspec.msgpack.Decoder(ToChild)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._sock.fileno()
+
+    def post(self, message: ToParent) -> None:
+        """Send it with the next message, or before the next wait: one write is cheaper than two."""
+        self._out += _frame(message)
 
     def send(self, message: ToParent) -> None:
         """Raises OSError where the parent is gone."""
-        self._sock.sendall(_frame(message))
+        self.post(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what was posted. Raises OSError where the parent is gone."""
+        if self._out:
+            data, self._out = self._out, bytearray()
+            self._sock.sendall(data)
 
     def receive(self) -> ToChild:
         """The next message; blocks. Raises EOFError where the parent is gone."""
-        message: ToChild = self._decoder.decode(self._read(_length.unpack(self._read(4))[0]))
-        return message
+        while not self._arrived:
+            self.flush()
+            self._read()
+        return self._arrived.popleft()
 
-    def _read(self, size: int) -> bytes:
-        data: bytes = self._file.read(size)
-        if len(data) < size:
+    def arrived(self) -> list[ToChild]:
+        """Every message that is there already; doesn't block."""
+        arrived, self._arrived = list(self._arrived), deque()
+        return arrived
+
+    def read(self) -> list[ToChild]:
+        """Every message that is there, where something can be read. Raises EOFError where the parent is gone."""
+        self._read()
+        return self.arrived()
+
+    def _read(self) -> None:
+        data = self._sock.recv(_CHUNK)
+        if not data:
             raise EOFError("the parent is gone")
-        return data
+        self._in += data
+        self._arrived += _messages(self._in, self._decoder)
 
 
 class ParentPipe:
@@ -68,11 +114,15 @@ class ParentPipe:
         """Bytes that wait for the child to read."""
         return len(self._out)
 
-    def send(self, message: ToChild) -> None:
-        """Write one message, or as much of it as goes; nothing, once the other end is closed."""
+    def post(self, message: ToChild) -> None:
+        """Write it with the next `flush`; not at all, once the other end is closed."""
         if not self.ended:
             self._out += _frame(message)
-            self.flush()
+
+    def send(self, message: ToChild) -> None:
+        """Write it now, or as much of it as goes."""
+        self.post(message)
+        self.flush()
 
     def flush(self) -> None:
         """Write what waits, as far as it goes."""
@@ -100,16 +150,7 @@ class ParentPipe:
             if not data:
                 self.ended = self._drained = True
             self._in += data
-        messages: list[ToParent] = []
-        start = 0
-        while len(self._in) - start >= 4:
-            end = start + 4 + _length.unpack_from(self._in, start)[0]
-            if len(self._in) < end:
-                break
-            messages.append(self._decoder.decode(memoryview(self._in)[start + 4 : end]))
-            start = end
-        del self._in[:start]
-        return messages
+        return _messages(self._in, self._decoder)
 
     def close(self) -> None:
         """Close the parent's end."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import subprocess
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from router.worker.messages import Hello, Stop, Tell, ToChild
 from router.worker.pipes import ParentPipe
 from router.worker.processes import describe_exit, start_program
 from router.worker.runs import Run
+from router.worker.stepping import Mark, new_memory
 
 log = logging.getLogger("router.worker")
 
@@ -30,13 +32,20 @@ MAX_UNSENT = 64 * 1024
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """One child as its parent sees it. ``runs`` are in the order sent; the first one runs, or is about to."""
+    """One child as its parent sees it.
+
+    ``runs``, by number, are in the order sent: the first one runs, or is about to, or, of shared ones, all do. ``mark``
+    says which of those was executing last.
+    """
 
     process: subprocess.Popen[bytes]
     pipe: ParentPipe
     generation: int
     started_at: float
-    runs: deque[Run] = field(default_factory=deque)
+    mark: Mark
+    runs: dict[int, Run] = field(default_factory=dict)
+    by_queue: Counter[str] = field(default_factory=Counter)
+    """How many of the runs are of each queue."""
     ready: bool = False
     jobs_run: int = 0
     worn: bool = False
@@ -48,6 +57,34 @@ class Child:
     """Set when it has closed its pipe."""
     unready: str | None = None
     """Why it could not become ready, in its own words."""
+
+    @property
+    def first(self) -> Run | None:
+        """The one that runs, or is about to."""
+        return next(iter(self.runs.values()), None)
+
+    @property
+    def shares(self) -> bool:
+        """Whether it runs shared ones."""
+        return bool(self.runs) and next(iter(self.runs.values())).shared
+
+    def give(self, run: Run, message: ToChild) -> None:
+        """Hand it a run; the message goes with the next `flush`."""
+        self.runs[run.number] = run
+        self.by_queue[run.queue] += 1
+        self.pipe.post(message)
+
+    def drop(self, run: Run) -> None:
+        """That run has ended here."""
+        del self.runs[run.number]
+        self.by_queue[run.queue] -= 1
+
+    def drop_all(self) -> list[Run]:
+        """All of them have."""
+        runs = list(self.runs.values())
+        self.runs.clear()
+        self.by_queue.clear()
+        return runs
 
     def send(self, message: ToChild) -> None:
         """Write to the child, without waiting for it to read."""
@@ -145,6 +182,7 @@ class Pool:
         """
         self._children.remove(child)
         child.pipe.close()
+        child.mark.close()
         why = child.unready or child.killed_for or describe_exit(child.process.returncode)
         if self._is_coming(child):
             self._coming_failed = f"a child could not be started: {why}"
@@ -194,7 +232,7 @@ class Pool:
             child.deaf_since = child.deaf_since or now
             if now - child.deaf_since > EXIT_WITHIN:
                 child.kill("closed its pipe")
-        elif child.runs and child.runs[0].phase == "sent" and now - child.runs[0].sent_at > START_WITHIN:
+        elif _starts_nothing(child, now):
             child.kill(f"did not start a job within {START_WITHIN:g} s")
 
     def tell(self, events: Iterable[LifecycleEvent]) -> None:
@@ -208,6 +246,11 @@ class Pool:
         if len(self._untold) > UNTOLD_MOST:
             log.error("listeners are not told of %d events: no child has time for that", len(self._untold))
             self._untold.clear()
+
+    def flush(self) -> None:
+        """Let the children have what was given to them."""
+        for child in self._children:
+            child.pipe.flush()
 
     def note_job(self, child: Child, rss: int) -> None:
         """A job has ended in that child, which has used at most so many bytes so far."""
@@ -225,11 +268,14 @@ class Pool:
 
     def _start(self, now: float, hello: Hello) -> None:
         ours, theirs = socket.socketpair()
+        memory = new_memory()
         try:
-            process = start_program("router.worker.child", hand_over=theirs)
+            process = start_program("router.worker.child", hand_over=theirs, memory=memory)
+            mark = Mark(memory)
         finally:
             theirs.close()
-        child = Child(process, ParentPipe(ours), hello.generation, now)
+            os.close(memory)
+        child = Child(process, ParentPipe(ours), hello.generation, now, mark)
         child.send(hello)
         self._children.append(child)
 
@@ -251,3 +297,11 @@ class Pool:
                 child.process.wait(timeout=STOP_WITHIN)
             child.pipe.close()
         self._children = []
+
+
+def _starts_nothing(child: Child, now: float) -> bool:
+    """Whether it was sent a job long ago, runs none, and doesn't start it."""
+    first = child.first
+    if first is None or now - first.sent_at <= START_WITHIN or first.phase != "sent":
+        return False
+    return not first.shared or all(run.phase == "sent" for run in child.runs.values())

@@ -12,14 +12,19 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def start_program(module: str, *arguments: str, hand_over: socket.socket) -> subprocess.Popen[bytes]:
+def start_program(
+    module: str, *arguments: str, hand_over: socket.socket, memory: int | None = None
+) -> subprocess.Popen[bytes]:
     """``python -m module FD PARENT arguments…``, with one socket handed over and nothing of our ``__main__`` imported.
+
+    ``memory``: another descriptor to hand over, whose number is the first of the arguments.
 
     -P keeps the current directory from shadowing the router itself; the program adds it to the import path later.
     """
     fd = hand_over.fileno()
-    command = [sys.executable, "-P", "-m", module, str(fd), str(os.getpid()), *arguments]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[fd])
+    more = [] if memory is None else [memory]
+    command = [sys.executable, "-P", "-m", module, str(fd), str(os.getpid()), *map(str, more), *arguments]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[fd, *more])
 
 
 def die_with_parent(parent: int) -> None:

@@ -26,7 +26,9 @@ class Run:
     """One attempt here. ``deliveries``: the broker's copies of it that are ours; none after a lost lease.
 
     Times are those of the worker's clock. ``step`` and ``seconds`` say how the attempt ended, while its callback
-    is still to run; ``renew_at`` is when the lock of a unique job wants its lease renewed.
+    is still to run; ``renew_at`` is when the lock of a unique job wants its lease renewed. ``shared``: it is, or was,
+    in a child beside others; ``alone``: that child died, nobody knows for whom, and now it shares none; ``cancelled``:
+    its child was told to cancel it.
     """
 
     number: int
@@ -38,11 +40,14 @@ class Run:
     deliveries: list[Delivery]
     claim: Claim | None = None
     phase: Phase = "waiting"
+    shared: bool = False
+    alone: bool = False
     sent_at: float = 0.0
     lost_starts: int = 0
     started_at: float = 0.0
     started_epoch: float = 0.0
     deadline: float | None = None
+    cancelled: bool = False
     renew_at: float | None = None
     step: Step | None = None
     seconds: float = 0.0

@@ -56,19 +56,24 @@ def room(
     order: Iterable[str],
     free: int,
     ahead: Mapping[str, int],
+    shared: Mapping[str, int],
     limits: Mapping[str, int],
     in_hand: Mapping[str, int],
 ) -> dict[str, int]:
     """How many more jobs of each queue this worker can take, in the given order.
 
     ``free``: children with nothing to do, less the jobs that wait for one; ``ahead``: what may be sent ahead, by queue;
+    ``shared``: what can be run beside others, of the queues where that is allowed;
     ``limits``: the queues' ``concurrency``; ``in_hand``: jobs of each queue here, started or not. A queue with a limit
     gets nothing sent ahead: one child runs one of its jobs.
     """
     found = {}
     for queue in order:
         limit = limits.get(queue)
-        if limit is None:
+        if queue in shared:
+            most = shared[queue] if limit is None else limit - in_hand.get(queue, 0)
+            found[queue] = max(min(shared[queue], most), 0)
+        elif limit is None:
             found[queue] = max(free, 0) + ahead.get(queue, 0)
         else:
             found[queue] = max(min(free, limit - in_hand.get(queue, 0)), 0)

@@ -5,14 +5,40 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 
 from router.app.listeners import Listeners
-from router.jobs.following import LifecycleEvent
+from router.config.settings import AsyncOptions
+from router.jobs.following import LifecycleEvent, of_job
+from router.jobs.job import Job
 
 log = logging.getLogger("router.worker.child")
 
 WAITING_MOST = 10_000
 CLOSE_WITHIN = 3.0
+
+
+class Follower:
+    """What a child tells its own listeners, if it has any."""
+
+    def __init__(self, listeners: Listeners, worker: str) -> None:
+        self._worker = worker
+        self._teller = Teller(listeners) if listeners.by_name else None
+
+    def started(self, job: Job, queue: str, options: AsyncOptions) -> None:
+        """An attempt begins here."""
+        if self._teller is not None:
+            self._teller.tell(of_job("started", job, queue, time.time(), options, worker=self._worker))
+
+    def tell(self, event: LifecycleEvent) -> None:
+        """The parent has said that this happened."""
+        if self._teller is not None:
+            self._teller.tell(event)
+
+    def close(self) -> None:
+        """Give the listeners the time that they have."""
+        if self._teller is not None:
+            self._teller.close()
 
 
 class Teller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +31,7 @@ def pool(*children: Any) -> Any:
     return SimpleNamespace(usable=lambda: list(children))
 
 
-FREE = SimpleNamespace(runs=[])
+FREE = SimpleNamespace(runs={}, first=None, shares=False, by_queue=Counter())
 
 
 def test_a_suspect_waits_for_nobody_where_nothing_is_in_hand_and_nobody_else_is_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from router.worker.messages import Hello
 from router.worker.pipes import ParentPipe
 from router.worker.pool import EXIT_WITHIN, Child, Limits, Pool
 from router.worker.processes import describe_exit
+from router.worker.stepping import Mark, new_memory
 
 
 @pytest.fixture
@@ -23,7 +25,9 @@ def pool_and_child() -> tuple[Pool, Child]:
     process = subprocess.Popen(program, stdin=subprocess.PIPE)
     ours, theirs = socket.socketpair()
     theirs.close()
-    child = Child(process, ParentPipe(ours), 1, 0.0, ready=True)
+    memory = new_memory()
+    child = Child(process, ParentPipe(ours), 1, 0.0, Mark(memory), ready=True)
+    os.close(memory)
     child.pipe.receive()
     pool._children.append(child)
     return pool, child

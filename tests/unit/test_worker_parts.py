@@ -74,12 +74,16 @@ def test_one_slow_job_ends_sending_ahead_at_once():
     st.dictionaries(st.sampled_from("abc"), st.integers(0, 50)),
     st.dictionaries(st.sampled_from("abc"), st.integers(1, 5)),
     st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)),
+    st.dictionaries(st.sampled_from("abc"), st.integers(-9, 99)),
 )
-def test_room_never_exceeds_what_is_free_nor_the_limit_of_a_queue(free, ahead, limits, in_hand):
-    found = room("abc", free, ahead, limits, in_hand)
+def test_room_never_exceeds_what_is_free_nor_the_limit_of_a_queue(free, ahead, limits, in_hand, shared):
+    found = room("abc", free, ahead, shared, limits, in_hand)
     for queue, count in found.items():
         assert count > 0
-        if queue in limits:
+        if queue in shared:
+            assert count <= shared[queue]
+            assert queue not in limits or count <= limits[queue] - in_hand.get(queue, 0)
+        elif queue in limits:
             assert count <= min(free, limits[queue] - in_hand.get(queue, 0))
         else:
             assert count <= max(free, 0) + ahead.get(queue, 0)

@@ -1,0 +1,123 @@
+"""What a child needs to run jobs: every asynchronous route with all that it names imported."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from router.app.context import Context
+from router.config.settings import AsyncOptions, Route
+from router.errors import Fail, ReferenceMissing, Retry
+from router.jobs.job import Job, decode
+from router.jobs.lifecycle import Asked, Callback
+from router.routing.events import EventReader, Unread, import_event_type
+from router.routing.handlers import Handler, import_callback, import_exception, import_handler
+from router.routing.references import References
+from router.routing.table import RoutingTable
+from router.worker.messages import Raised
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+Routes = dict[tuple[str, str], "Runnable"]
+"""By point and route id."""
+
+_OUR_FILES = {os.path.join(os.path.dirname(__file__), name) for name in ("child.py", "sharing.py", "stepping.py")}
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """An async route with everything imported that running it needs."""
+
+    route: Route
+    options: AsyncOptions
+    handler: Handler
+    events: EventReader
+    callbacks: dict[Callback, Handler]
+    retry_on: tuple[type[BaseException], ...]
+    dont_retry_on: tuple[type[BaseException], ...]
+
+    def asks(self, error: BaseException) -> Asked | None:
+        """What the exception of the handler asks for, by itself or by the options."""
+        if isinstance(error, ReferenceMissing):
+            return self.options.on_missing
+        if isinstance(error, Retry):
+            return "retry"
+        if isinstance(error, (Fail, *self.dont_retry_on)):
+            return "fail"
+        return "fail" if self.retry_on and not isinstance(error, self.retry_on) else None
+
+
+def import_routes(table: RoutingTable, references: References) -> Routes:
+    """Import every async route of the table, by (point, route id). Raises HandlerImportError."""
+    runnables = {}
+    for route, options in table.async_routes():
+        point = table.points[route.point]
+        event_type = import_event_type(point.event) if point.event else None
+        paths: dict[Callback, str | None] = {"onRetry": options.on_retry, "onFailure": options.on_failure}
+        runnables[route.point, route.id] = Runnable(
+            route,
+            options,
+            import_handler(route.handler),
+            EventReader(point, event_type, references),
+            {name: import_callback(path) for name, path in paths.items() if path is not None},
+            tuple(map(import_exception, options.retry_on)),
+            tuple(map(import_exception, options.dont_retry_on)),
+        )
+    return runnables
+
+
+def prepare(body: bytes, routes: Routes, before_user_code: Callable[[], None]) -> tuple[Job, Runnable, Unread]:
+    """The job of a message, its route, and its event. Raises UndecodableJob, LookupError, InvalidPayload."""
+    job = decode(body)
+    runnable = routes.get((job.point, job.route))
+    if runnable is None:
+        raise LookupError(f"{job.point} has no async route {job.route!r} here")
+    if runnable.events.runs_user_code:
+        before_user_code()
+    return job, runnable, runnable.events.read(bytes(job.event), job.event_version)
+
+
+def raised(run: int, seconds: float, error: BaseException, runnable: Runnable, *, overdue: bool = False) -> Raised:
+    """What the parent is told of an attempt that ended in ``error``; ``overdue``: since it ran into its timeout."""
+    delay = error.delay if isinstance(error, Retry) else None
+    return Raised(run, seconds, rss(), describe(error), "timeout" if overdue else runnable.asks(error), delay)
+
+
+def arguments_of(name: Callback, job: Job, error: BaseException, event: Any) -> tuple[Any, Any]:
+    """What that callback is called with."""
+    return (job.attempt, error) if name == "onRetry" else (error, event)
+
+
+def context_of(job: Job, runnable: Runnable, queue: str) -> Context:
+    """What the handler may know of this attempt."""
+    return Context(
+        job.point,
+        job.route,
+        job.correlation,
+        job.dispatched_at,
+        job.job,
+        queue,
+        job.attempt,
+        runnable.options.max_attempts,
+        job.causation,
+        job.trace,
+    )
+
+
+def rss() -> int:
+    """The most memory that this process has used so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def describe(error: BaseException) -> str:
+    """``ValueError: text``, and below it the traceback from the handler's own frame on."""
+    head = "".join(traceback.format_exception_only(error)).strip()
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OUR_FILES:
+        trace = trace.tb_next
+    return f"{head}\n\n{''.join(traceback.format_exception(type(error), error, trace))}".strip()

@@ -1,0 +1,150 @@
+"""In a child: ``async def`` handlers that run many at a time, on one event loop.
+
+A handler that waits is cancelled when it is overdue. One that doesn't give way is killed with the child, by the parent,
+which knows from the `Mark` whose step it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections import deque
+from typing import Any
+
+from router.app.context import running
+from router.errors import InvalidPayload, JobTimeout
+from router.jobs.job import Job, UndecodableJob
+from router.jobs.lifecycle import Callback
+from router.routing.events import Unread
+from router.routing.handlers import Handler
+from router.worker.messages import Called, Cancel, NotRunnable, Returned, Run, Started, Tell, ToChild, Verdict
+from router.worker.pipes import ChildPipe
+from router.worker.runnables import Routes, Runnable, arguments_of, context_of, prepare, raised, rss
+from router.worker.stepping import Mark, stepping_for, task_factory
+from router.worker.telling import Follower
+
+log = logging.getLogger("router.worker.child")
+
+
+class Sharing:
+    """Serves shared runs until none is left; what else comes is put into ``inbox``."""
+
+    def __init__(self, pipe: ChildPipe, routes: Routes, follower: Follower, mark: Mark, inbox: deque[ToChild]) -> None:
+        self._pipe = pipe
+        self._routes = routes
+        self._follower = follower
+        self._mark = mark
+        self._inbox = inbox
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._verdicts: dict[int, asyncio.Future[Verdict]] = {}
+        self._overdue: set[int] = set()
+        self._ended = asyncio.Event()
+        self._parent_gone = False
+
+    async def serve(self, first: Run) -> None:
+        """Raises EOFError where the parent is gone."""
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(task_factory(self._mark))
+        loop.add_reader(self._pipe.fileno(), self._read)
+        try:
+            for message in (first, *self._pipe.arrived()):
+                self._take(message)
+            while self._tasks and not self._parent_gone:
+                self._ended.clear()
+                await self._ended.wait()
+        finally:
+            loop.remove_reader(self._pipe.fileno())
+            loop.set_task_factory(None)
+        if self._parent_gone:
+            raise EOFError("the parent is gone")
+
+    def _read(self) -> None:
+        try:
+            for message in self._pipe.read():
+                self._take(message)
+        except (EOFError, OSError):
+            self._parent_gone = True
+            self._ended.set()
+
+    def _take(self, message: ToChild) -> None:
+        match message:
+            case Run(shared=True):
+                self._start(message)
+            case Verdict(run):
+                self._verdicts.pop(run).set_result(message)
+            case Cancel(run) if run in self._tasks:
+                self._overdue.add(run)
+                self._tasks[run].cancel()
+            case Cancel():
+                pass  # it has just ended by itself
+            case Tell(event):
+                self._follower.tell(event)
+            case _:
+                self._inbox.append(message)
+
+    def _start(self, message: Run) -> None:
+        number = message.run
+        self._mark.set(number)
+        try:
+            job, runnable, unread = prepare(message.body, self._routes, self._pipe.flush)
+        except (UndecodableJob, LookupError, InvalidPayload) as error:
+            self._pipe.send(NotRunnable(number, str(error.args[0])))
+            return
+        finally:
+            self._mark.set(0)
+        context = contextvars.copy_context()
+        context.run(stepping_for.set, number)
+        attempt = self._attempt(message, job, runnable, unread)
+        self._tasks[number] = task = asyncio.get_running_loop().create_task(attempt, context=context)
+        task.add_done_callback(lambda _: self._done(number))
+
+    def _done(self, number: int) -> None:
+        del self._tasks[number]
+        self._overdue.discard(number)
+        self._ended.set()
+
+    async def _attempt(self, message: Run, job: Job, runnable: Runnable, unread: Unread) -> None:
+        number, event = message.run, unread.payload
+        context = context_of(job, runnable, message.queue)
+        began = time.perf_counter()
+        self._pipe.send(Started(number))
+        self._follower.started(job, message.queue, runnable.options)
+        with running(context):
+            try:
+                event = await _loaded(unread)
+                await _call(runnable.handler, event, **({"context": context} if runnable.handler.wants_context else {}))
+            except BaseException as error:  # noqa: BLE001 - what a handler raises is its failure, not the child's end
+                overdue = number in self._overdue and isinstance(error, asyncio.CancelledError)
+                if overdue:
+                    error = JobTimeout(f"ran longer than {runnable.options.timeout:g} s and was cancelled")
+                self._overdue.discard(number)
+                verdict = self._verdicts[number] = asyncio.get_running_loop().create_future()
+                self._pipe.send(raised(number, time.perf_counter() - began, error, runnable, overdue=overdue))
+                name = (await verdict).callback
+                if name is not None:
+                    await self._callback(number, name, error, job, runnable, event)
+            else:
+                self._pipe.send(Returned(number, time.perf_counter() - began, rss()))
+
+    async def _callback(
+        self, number: int, name: Callback, error: BaseException, job: Job, runnable: Runnable, event: Any
+    ) -> None:
+        try:
+            if name in runnable.callbacks:
+                await _call(runnable.callbacks[name], *arguments_of(name, job, error, event))
+        except BaseException:
+            log.exception("%s of %s raised (job %s)", name, runnable.route.id, job.job)
+        self._pipe.send(Called(number))
+
+
+async def _loaded(unread: Unread) -> Any:
+    """The event; what it refers to is loaded in a thread, since that may block."""
+    return await asyncio.to_thread(unread.load) if unread.refers else unread.payload
+
+
+async def _call(handler: Handler, *arguments: Any, **more: Any) -> None:
+    result = handler.call(*arguments, **more)
+    if handler.is_async:
+        await result

@@ -1,0 +1,160 @@
+"""``asyncConcurrency``: `async def` handlers run many at a time in one child, and each pays only for itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.app import App
+
+WORK = """
+import asyncio, json, os, threading, time
+
+def write(what, **details):
+    line = json.dumps({"what": what, "at": time.time(), "pid": os.getpid(), **details}) + "\\n"
+    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, line.encode())
+    os.close(fd)
+
+running = 0
+
+async def waits(event, context):
+    global running
+    running += 1
+    write("start", number=event["number"], attempt=context.attempt, running=running)
+    try:
+        await asyncio.sleep(event["seconds"])
+    except asyncio.CancelledError:
+        write("cancelled", number=event["number"])
+        raise
+    finally:
+        running -= 1
+    write("end", number=event["number"], attempt=context.attempt)
+
+async def stubborn(event):
+    write("stubborn")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+async def in_a_task(event):
+    await asyncio.create_task(blocks(event))
+
+async def blocks(event):
+    write("blocks")
+    await asyncio.sleep(0)
+    time.sleep(60)
+
+async def dies(event, context):
+    write("dies", attempt=context.attempt)
+    await asyncio.sleep(0.01)
+    os.kill(os.getpid(), 9)
+
+async def dies_in_a_callback(event, context):
+    write("dies", attempt=context.attempt)
+    asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), 9)
+    await asyncio.sleep(60)
+
+def plain(event):
+    write("plain")
+
+async def failed(error, event):
+    await asyncio.sleep(0)
+    write("failed", error=type(error).__name__, text=str(error))
+"""
+
+FILE = """
+version: 1
+pythonpath: ["."]
+async: {backoff: 100ms, backoff_strategy: fixed, tries: 2, onFailure: "work:failed", default_queue: many}
+queues: {many: {asyncConcurrency: 50}}
+extensions:
+  waits: {handlers: [{handler: "work:waits", async: true}]}
+  late: {handlers: [{handler: "work:waits", async: {timeout: 300ms, retries: 1}}]}
+  stubborn: {handlers: [{handler: "work:stubborn", async: {timeout: 300ms, retries: 1}}]}
+  blocks: {handlers: [{handler: "work:in_a_task", async: {timeout: 300ms, retries: 1}}]}
+  dies: {handlers: [{handler: "work:dies", async: true}]}
+  dies.unseen: {handlers: [{handler: "work:dies_in_a_callback", async: true}]}
+  plain: {handlers: [{handler: "work:plain", async: true}]}
+"""
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], tmp_path: Path) -> App:
+    (tmp_path / "work.py").write_text(WORK)
+    return make_app(FILE)
+
+
+def dispatch(app: App, *points: str, neighbours: int = 0, seconds: float = 0.5) -> None:
+    with app.application() as application:
+        application.dispatch_many(
+            [("waits", {"number": number, "seconds": seconds}) for number in range(neighbours)]
+            + [(point, {"number": -1, "seconds": 60}) for point in points]
+        )
+
+
+def attempts(app: App) -> Counter[int]:
+    return Counter(line["attempt"] for line in app.journal("end"))
+
+
+def test_handlers_that_wait_run_beside_each_other_in_one_child_up_to_the_limit(app: App) -> None:
+    dispatch(app, "plain", neighbours=120, seconds=0.3)
+    worker = app.start_worker("--concurrency", "1")
+    app.wait_for("end", 120)
+    app.wait_for("plain")
+    most = max(line["running"] for line in app.journal("start"))
+    assert 40 <= most <= 50
+    assert len({line["pid"] for line in app.journal("start")}) == 1
+    worker.end()
+    assert not app.failed()
+
+
+def test_one_that_is_overdue_is_cancelled_and_nobody_else_notices(app: App) -> None:
+    dispatch(app, "late", neighbours=10)
+    app.start_worker("--concurrency", "1")
+    (failed,) = app.wait_for("failed")
+    assert failed["error"] == "JobTimeout"
+    assert "ran longer than 0.3 s and was cancelled" in failed["text"]
+    assert app.journal("cancelled", number=-1)
+    app.wait_for("end", 10)
+    assert len({line["pid"] for line in app.journal()}) == 1
+    app.wait_until(lambda: len(app.failed()) == 1)
+    assert "JobTimeout" in app.failed()[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("point", "error"), [("stubborn", "JobTimeout"), ("blocks", "JobTimeout"), ("dies", "ChildDied")]
+)
+def test_one_that_does_not_give_way_or_kills_the_child_pays_an_attempt_alone(app: App, point: str, error: str) -> None:
+    dispatch(app, point, neighbours=10, seconds=8)
+    app.start_worker("--concurrency", "1")
+    (failed,) = app.wait_for("failed")
+    assert failed["error"] == error
+    app.wait_for("end", 10)
+    assert attempts(app) == {1: 10}
+    assert len({line["pid"] for line in app.journal()}) > 1
+    if point == "dies":
+        assert [line["attempt"] for line in app.journal("dies")] == [1, 2]
+    app.wait_until(lambda: len(app.failed()) == 1)
+
+
+def test_where_nobody_can_say_who_killed_the_child_each_is_tried_alone_and_the_culprit_pays(app: App) -> None:
+    dispatch(app, "dies.unseen", neighbours=4, seconds=1)
+    app.start_worker("--concurrency", "1")
+    (failed,) = app.wait_for("failed")
+    assert failed["error"] == "ChildDied"
+    app.wait_for("end", 4)
+    assert attempts(app) == {1: 4}
+
+
+def test_a_worker_that_stops_lets_them_end(app: App) -> None:
+    dispatch(app, neighbours=5, seconds=1)
+    worker = app.start_worker("--concurrency", "1")
+    app.wait_for("start", 5)
+    worker.end()
+    assert len(app.journal("end")) == 5
