@@ -13,7 +13,7 @@ help:
 	@echo "make test-rabbitmq4   the tests with RabbitMQ once more, on RabbitMQ 4 (Debian 13's, in ~/.cache)"
 	@echo "make faults  every fault, with 2,000 jobs (half an hour)"
 	@echo "make soak    faults at random, for 30 minutes"
-	@echo "make bench   ours beside its peers, written into docs/benchmarks.md (an hour); \`make bench-quick\` in five minutes"
+	@echo "make bench   ours beside its peers, written into docs/benchmarks.md (90 minutes); \`make bench-quick\`: five"
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make reference   docs/reference.md, from schemas/extensions.schema.json"
 	@echo "make format  let ruff format the code"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results import Results, Spread, Table
+from benchmarks.results import OURS, Results, Spread, Table
 
 START, END = "<!-- results: written by `make bench` -->", "<!-- end of results -->"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -22,7 +22,8 @@ def verdicts(results: Results) -> list[tuple[str, str, str, str, str]]:
             ratio = table.ratio(goal)
             unit = "" if goal.theirs else f" {table.unit}"
             reached = "yes" if goal.reached(ratio) else "**no**"
-            lines.append((table.row, table.title, table.wording(goal), ratio.show(unit), reached))
+            what = table.title if goal.ours == OURS else f"{table.title}: {goal.ours}"
+            lines.append((table.row, what, table.wording(goal), ratio.show(unit), reached))
     lines += [(failure.row, "failed", "", failure.error.splitlines()[-1], "**no**") for failure in results.failures]
     return lines
 

@@ -62,7 +62,7 @@ def _over_jobs(bench: Bench, count: int) -> list[float]:
 def _over_reloads(bench: Bench, count: int) -> list[float]:
     system = bench.system("router")
     command = system.worker(1, "short")
-    words = [command.words[0], "--log-format", "json", "--log-level", "info", *command.words[3:]]
+    words = [command.words[0], "--log-format", "json", "--log-level", "info", *command.words[3:], "--no-reload"]
     sizes = []
     with bench.process("reloads", words, {**system.environment, "BENCH_FOLDER": str(bench.folder)}) as running:
         running.until(lambda: b"worker.started" in running.log.read_bytes(), step=0.05)

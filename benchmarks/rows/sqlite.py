@@ -69,7 +69,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _dispatch(bench: Bench, name: Sender, folder: Path, count: int, *, bulk: bool = False) -> float:
     (folder / "bench.yaml").write_text(router_file("sqlite:///bench.db"))
-    order = Order(sender=name, count=count, batch=count if bulk else 0, budget=60.0)
+    order = Order(sender=name, count=count, batch=count if bulk else 0, budget=110.0)
     return count / bench.produce_in(_environment(folder), order)
 
 
