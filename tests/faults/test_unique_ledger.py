@@ -20,7 +20,7 @@ import pytest
 from router import Router
 from tests.app import App, WorkerProcess, amqp_url, in_process, redis_url
 
-SECONDS = 200.0
+SECONDS = 300.0
 PROCESSES = 8
 WORKERS = 2
 
@@ -56,24 +56,39 @@ extensions:
   keyed: {handlers: [{handler: "work:once", async: {uniqueJob: true, uniqueBy: [key]}}]}
 """
 
-DISPATCHERS = """
+DISPATCHERS = '''
 import itertools, os, random, sys, time, router
+from router import DispatchError
 from work import write
 
 processes, dispatches, keys, seconds = map(int, sys.argv[1:])
 count = dispatches // processes
 app = router.Router()
 
-def dispatch(process):
+def dispatch(event):
+    """The job that is queued now, or the one that holds the lock; again and again where the broker is too busy."""
+    try:
+        said = app.dispatch("keyed", event)
+        return said.jobs.values(), [holder for _, holder in said.duplicates]
+    except DispatchError as error:
+        left = error.unconfirmed
+    while True:
+        try:
+            receipt = app.resend(left)
+            return receipt.confirmed, receipt.duplicates.values()
+        except DispatchError as error:
+            left = error.unconfirmed
+
+def dispatch_all(process):
     chosen = random.Random(process)
     for number in itertools.count():
         if number >= count and os.path.exists("enough"):
             break
         key = chosen.randrange(keys)
-        said = app.dispatch("keyed", {"key": key, "number": number})
-        for job in said.jobs.values():
+        queued, holders = dispatch({"key": key, "number": number})
+        for job in queued:
             write("dispatched", key=key, job=job)
-        for _, holder in said.duplicates:
+        for holder in holders:
             write("duplicate", key=key, job=holder)
         time.sleep(chosen.uniform(0, 2 * seconds / count))
 
@@ -81,11 +96,11 @@ children = []
 for process in range(processes):
     child = os.fork()
     if not child:
-        dispatch(process)
+        dispatch_all(process)
         os._exit(0)
     children.append(child)
 sys.exit(sum(os.waitpid(child, 0)[1] for child in children) != 0)
-"""
+'''
 
 
 @dataclass
@@ -227,7 +242,7 @@ def quiet(app: App, router: Router) -> bool:
 
 SIZES = [
     pytest.param(800, 20, 5, 2, id="800 dispatches"),
-    pytest.param(10_000, 100, 60, 40, id="10000 dispatches", marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+    pytest.param(10_000, 100, 60, 20, id="10000 dispatches", marks=[pytest.mark.full, pytest.mark.timeout(900)]),
 ]
 
 
