@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from router.brokers import connect
 from router.cli.common import ConfigOption, UsageError, error, print_json
-from router.cli.reports import github, sarif
-from router.config import Diagnostic, Loaded, counted, find, format_duration, load
+from router.config import Diagnostic, counted, find, format_duration
 from router.config.problems import Problem
 from router.errors import BrokerError, ConfigError
 from router.routing.table import RoutingTable, compile_table
 from router.worker.checking import Checked, check
+
+if TYPE_CHECKING:
+    from router.config import Loaded
 
 
 class Report(StrEnum):
@@ -48,6 +50,8 @@ def validate(
     path = find(file or config)
     checked = check(str(path)) if imports else _check_here(str(path))
     if broker and (table := checked.sound):
+        from router.config import load
+
         checked = _ask_broker(checked, table, load(path))
     if strict:
         checked = _strict(checked)
@@ -56,6 +60,8 @@ def validate(
 
 
 def _check_here(path: str) -> Checked:
+    from router.config import load  # slow to import, and mostly done by another process
+
     try:
         loaded = load(path)
         return Checked(compile_table(loaded.settings), loaded.warnings)
@@ -93,8 +99,12 @@ def _show(checked: Checked, path: Path, format: Report) -> None:
             unplaced = [{"message": checked.error, "severity": "error"}] if checked.error else []
             print_json([*checked.diagnostics, *unplaced])
         case Report.SARIF:
+            from router.cli.reports import sarif
+
             print_json(sarif(checked.diagnostics, checked.error))
         case Report.GITHUB:
+            from router.cli.reports import github
+
             for line in github(checked.diagnostics, checked.error):
                 typer.echo(line)
         case Report.TEXT:
