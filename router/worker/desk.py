@@ -25,7 +25,7 @@ from router.worker.messages import Call, Called, Cancel, NotRunnable, Raised, Re
 from router.worker.messages import Run as RunMessage
 from router.worker.pool import MAX_UNSENT, Child, Pool
 from router.worker.runs import Run, Runs
-from router.worker.scheduling import Durations, Turns, room
+from router.worker.scheduling import AHEAD_SECONDS, Durations, Turns, room
 from router.worker.settling import lease_of, settle
 
 log = logging.getLogger("router.worker")
@@ -100,7 +100,7 @@ class Desk:
 
     # -- deliveries in ---------------------------------------------------------------------------------------------
 
-    def room(self, pool: Pool) -> dict[str, int]:
+    def room(self, pool: Pool, now: float) -> dict[str, int]:
         """How many more jobs of each queue can be taken now, the next queue first."""
         if self._locked_out or self._suspects or (self._alone and len(self._runs)):
             return {}
@@ -112,19 +112,28 @@ class Desk:
         limits = self._table.settings.concurrency
         in_hand = Counter(run.queue for run in self._runs) if limits else Counter[str]()
         order = self.queues()
-        ahead = {queue: max(self._spare(queue, usable) - waiting, 0) for queue in order if queue not in limits}
+        ahead = {queue: max(self._spare(queue, usable, now) - waiting, 0) for queue in order if queue not in limits}
         return room(order, free, ahead, shared, limits, in_hand)
 
-    def _spare(self, queue: str, usable: list[Child]) -> int:
+    def _spare(self, queue: str, usable: list[Child], now: float) -> int:
         """How many jobs of that queue could be sent ahead to busy children."""
         depth = self._durations.ahead(queue)
-        return sum(max(depth + 1 - len(child.runs), 0) for child in usable if self._is_short(child)) if depth else 0
-
-    def _is_short(self, child: Child) -> bool:
-        first = child.first
-        return first is None or (
-            not first.shared and first.phase != "calling" and self._durations.ahead(first.queue) > 0
+        return (
+            sum(max(depth + 1 - len(child.runs), 0) for child in usable if self._is_short(child, now)) if depth else 0
         )
+
+    def _is_short(self, child: Child, now: float) -> bool:
+        """Whether what that child runs is short, so that others may wait for it inside."""
+        first = child.first
+        if first is None:
+            return True
+        if (
+            first.shared
+            or first.phase == "calling"
+            or (first.phase == "running" and now - first.started_at > AHEAD_SECONDS)
+        ):
+            return False
+        return self._durations.ahead(first.queue) > 0
 
     def _shares(self, run: Run) -> bool:
         """Whether this run may be in a child beside others."""
@@ -191,7 +200,7 @@ class Desk:
                     self._expire(self._waiting[queue].popleft(), now)
                     progress = True
                     break
-                child = self._child_for(queue, self._waiting[queue][0], usable, idle, busy)
+                child = self._child_for(queue, self._waiting[queue][0], usable, idle, busy, now)
                 if child is not None:
                     self._send(child, self._waiting[queue].popleft(), now)
                     busy[queue] += 1
@@ -208,7 +217,7 @@ class Desk:
             self._calls.append((run, outcome, callback))
 
     def _child_for(
-        self, queue: str, run: Run, usable: list[Child], idle: list[Child], busy: Counter[str]
+        self, queue: str, run: Run, usable: list[Child], idle: list[Child], busy: Counter[str], now: float
     ) -> Child | None:
         limit = self._table.settings.concurrency.get(queue)
         if limit is not None and busy[queue] >= limit:
@@ -226,7 +235,7 @@ class Desk:
         if limit is not None or not depth:
             return None
         child = min(usable, key=lambda child: len(child.runs), default=None)
-        if child is None or len(child.runs) > depth or not self._is_short(child):
+        if child is None or len(child.runs) > depth or not self._is_short(child, now):
             return None
         return child if len(child.runs) * 256 + child.pipe.unsent + len(run.body) < MAX_UNSENT else None
 

@@ -136,7 +136,7 @@ class Worker:
         self._attend_check()
         self._desk.check_locks(now)
         self._consumer.settle(self._desk.take_settlements())
-        room = self._room()
+        room = self._room(now)
         taken = self._consumer.poll(room, max(room.values(), default=0))
         self._desk.lost(self._consumer.take_lost())
         self._desk.take(taken, now)
@@ -155,10 +155,10 @@ class Worker:
             until = min(until, 0.01)
         return max(min(until, self._consumer.patience(), LONGEST_WAIT), 0.0)
 
-    def _room(self) -> dict[str, int]:
+    def _room(self, now: float) -> dict[str, int]:
         if self._stopping:
             return {}
-        room = self._desk.room(self._pool)
+        room = self._desk.room(self._pool, now)
         if self._options.max_jobs is None:
             return room
         left = self._options.max_jobs - self._desk.ended.total() - self._desk.in_hand

@@ -26,7 +26,7 @@ STOP_WITHIN = 5.0
 EXIT_WITHIN = 1.0
 FRUITLESS_STARTS = 5
 UNTOLD_MOST = 10_000
-MAX_UNSENT = 64 * 1024
+MAX_UNSENT = 512 * 1024
 """Bytes that may wait for a busy child: more isn't sent ahead."""
 
 

@@ -7,27 +7,33 @@ from collections.abc import Iterable, Mapping
 
 AHEAD_SECONDS = 0.05
 """How much work, measured in time, may wait inside a busy child."""
-AHEAD_MOST = 50
+AHEAD_MOST = 500
+REMEMBERED = 200
+"""Jobs after a slow one, for which its queue counts as slow: one in ten that is slow holds up those sent after it."""
 _SAMPLES = 10
 _WEIGHT = 0.1
 
 
 class Durations:
-    """How long the jobs of each queue take, as a moving mean that believes a slow job at once and fast ones slowly."""
+    """How long the jobs of each queue take: a moving mean of the short ones, and how long ago there was a slow one."""
 
     def __init__(self) -> None:
         self._mean: dict[str, float] = {}
-        self._seen: dict[str, int] = defaultdict(int)
+        self._until_believed: dict[str, int] = defaultdict(lambda: _SAMPLES)
+        """Short jobs to be seen before that queue's are taken to be short."""
 
     def note(self, queue: str, seconds: float) -> None:
         """A job of that queue took so long."""
+        if seconds > AHEAD_SECONDS:
+            self._until_believed[queue] = REMEMBERED
+            return
         mean = self._mean.get(queue, seconds)
-        self._mean[queue] = seconds if seconds > AHEAD_SECONDS else mean + _WEIGHT * (seconds - mean)
-        self._seen[queue] += 1
+        self._mean[queue] = mean + _WEIGHT * (seconds - mean)
+        self._until_believed[queue] -= self._until_believed[queue] > 0
 
     def ahead(self, queue: str) -> int:
         """How many jobs of that queue may be sent to a child beside the one it runs; 0 until known as short."""
-        if self._seen[queue] < _SAMPLES:
+        if self._until_believed[queue] > 0:
             return 0
         return min(AHEAD_MOST, int(AHEAD_SECONDS / max(self._mean[queue], 1e-6)))
 

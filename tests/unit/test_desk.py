@@ -40,7 +40,7 @@ def test_a_suspect_waits_for_nobody_where_nothing_is_in_hand_and_nobody_else_is_
     desk.take([suspect], 0.0)
     assert desk.take_settlements() == []
     assert desk.in_hand == 1
-    assert desk.room(pool(FREE, FREE)) == {}
+    assert desk.room(pool(FREE, FREE), 0.0) == {}
 
 
 def test_it_is_kept_while_others_end_and_those_that_have_not_started_go_back() -> None:
@@ -49,7 +49,7 @@ def test_it_is_kept_while_others_end_and_those_that_have_not_started_go_back() -
     desk.take([neighbour, suspect], 0.0)
     assert desk.take_settlements() == [Return(neighbour)]
     assert desk.in_hand == 1
-    assert desk.room(pool(FREE, FREE)) == {}
+    assert desk.room(pool(FREE, FREE), 0.0) == {}
 
 
 def test_two_suspects_start_one_after_the_other() -> None:
@@ -64,7 +64,7 @@ def test_two_suspects_start_one_after_the_other() -> None:
     desk.lost([two])
     desk.take([], 0.0)
     assert desk.in_hand == 0
-    assert desk.room(pool(FREE, FREE)) == {"default": 2, "first": 2, "second": 2}
+    assert desk.room(pool(FREE, FREE), 0.0) == {"default": 2, "first": 2, "second": 2}
 
 
 def test_poison_is_failed_without_being_started() -> None:

@@ -65,6 +65,7 @@ class AmqpBroker:
         self._locks = locks
         self._declare = declare
         self._known: Topology | None = None
+        self._exact_delays: frozenset[int] = frozenset()
         self._mutex = threading.Lock()
         self._publisher = Publisher(self.address, self._repair)
 
@@ -92,6 +93,7 @@ class AmqpBroker:
         with self._mutex:
             known = self._known or Topology(frozenset())
             self._known = Topology(known.queues | topology.queues, known.delays | topology.delays)
+            self._exact_delays = exact_delays(self._known.delays)
 
     def objections(self, longest: float) -> list[str]:
         """See the contract."""
@@ -215,8 +217,8 @@ class AmqpBroker:
         return Receipt(tuple(id for id in jobs if id not in refused), {}, refused)
 
     def _exact(self) -> frozenset[int]:
-        known = self._known
-        return exact_delays(known.delays) if known is not None else frozenset()
+        """The delays, in milliseconds, that have a queue of their own."""
+        return self._exact_delays
 
     def _repair(self, seconds: float) -> bool:
         """Declare again what was declared before, whoever else may be doing so; True if that was possible."""

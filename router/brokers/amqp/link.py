@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -97,6 +97,7 @@ class Link:
         self.address = address
         self._connection = connection
         self._why: str | None = None
+        self._guard = _Guard(self)
 
     @property
     def alive(self) -> bool:
@@ -128,20 +129,20 @@ class Link:
 
     def channel(self) -> Channel:
         """A new channel, opened without waiting."""
-        with self._broken_links():
+        with self._guard:
             channel = Channel(self._connection)
             channel.open_soon()
             return channel
 
     def pump(self) -> None:
         """Send what can be sent, handle what has come, keep the heartbeat; never waits."""
-        with self._broken_links():
+        with self._guard:
             self._connection.pump()
             self._connection.heartbeat_tick()
 
     def wait(self, until: float) -> None:
         """Wait until something comes, but no longer than ``until`` (monotonic), then `pump`."""
-        with self._broken_links():
+        with self._guard:
             self._connection.pump()
             with suppress(TimeoutError):  # the caller's own clock says what that means
                 self._connection._live_transport().await_readable(until)
@@ -154,18 +155,16 @@ class Link:
 
         A channel error of the server (`amqp.ChannelError`) passes through; anything else ends the link.
         """
-        with self._broken_links():
+        with self._guard:
             self._connection.limit = time.monotonic() + seconds
             try:
                 yield
             finally:
                 self._connection.limit = None
 
-    @contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self) -> AbstractContextManager[None]:
         """Room for calls on a channel that don't wait for an answer."""
-        with self._broken_links():
-            yield
+        return self._guard
 
     def drop(self, why: str = "dropped") -> None:
         """End it without a word to the server."""
@@ -192,17 +191,23 @@ class Link:
         if self._why is not None:
             raise LinkDown(f"{self.address}: {self._why}")
 
-    @contextmanager
-    def _broken_links(self) -> Iterator[None]:
-        self._check()
-        try:
-            yield
-        except ChannelError:
-            raise
-        except (OSError, AMQPError) as error:
+
+class _Guard:
+    """Around calls of py-amqp: what breaks the connection ends the link. A class, since it is around each message."""
+
+    __slots__ = ("_link",)
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def __enter__(self) -> None:
+        self._link._check()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (OSError, AMQPError)) and not isinstance(error, ChannelError):
             why = "no answer in time" if isinstance(error, TimeoutError) and not error.errno else describe(error)
-            self.drop(why)
-            raise LinkDown(f"{self.address}: {why}") from error
+            self._link.drop(why)
+            raise LinkDown(f"{self._link.address}: {why}") from error
 
 
 def describe(error: BaseException) -> str:

@@ -19,12 +19,17 @@ from typing import Any, cast, get_args
 from amqp.serialization import dumps
 
 from router.brokers.amqp.names import Names, Wait, wait_for
-from router.brokers.amqp.wire import UNREADABLE
+from router.brokers.amqp.wire import Delivered
 from router.brokers.base import FailedJob, Outgoing, Reason
 from router.jobs.job import MAX_ERROR_BYTES, UndecodableJob, decode
 
 NOT_BEFORE = "not_before"
 """Header: when the job is due, in seconds since the epoch."""
+
+DELIVERY_COUNT = "x-delivery-count"
+"""RabbitMQ's header: how often it was handed out before."""
+
+_NOT_BEFORE_NAME, _COUNT_NAME = NOT_BEFORE.encode(), DELIVERY_COUNT.encode()
 
 _FLAGS = struct.Struct(">H")
 _LONG = struct.Struct(">I")
@@ -119,9 +124,16 @@ def read_failed(message: Any, routing_key: str, now: float) -> FailedJob:
 
 def not_before(message: Any) -> float | None:
     """When this message's job is due, if it says so."""
+    if _lacks(message, _NOT_BEFORE_NAME):
+        return None
     headers = message.properties.get("application_headers") or {}
     value = headers.get(NOT_BEFORE)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _lacks(message: Any, name: bytes) -> bool:
+    """Whether there is no such header for sure, without decoding any."""
+    return isinstance(message, Delivered) and name not in message.header
 
 
 def body_of(message: Any) -> bytes:
@@ -132,15 +144,11 @@ def body_of(message: Any) -> bytes:
 
 def delivery_count(message: Any) -> int:
     """How often this message has been handed out, this time included."""
+    if _lacks(message, _COUNT_NAME):
+        return 1
     headers = message.properties.get("application_headers") or {}
-    value = headers.get("x-delivery-count", 0)
+    value = headers.get(DELIVERY_COUNT, 0)
     return value + 1 if isinstance(value, int) else 1
-
-
-def unreadable(message: Any) -> str | None:
-    """Why the properties of this message can't be read; None where they can."""
-    value = message.properties.get(UNREADABLE)
-    return None if value is None else str(value)
 
 
 def _publication(

@@ -43,6 +43,8 @@ _FRAME_END = 0xCE
 _END = b"\xce"
 _METHOD, _HEADERS, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _CONTENT_HEADER = struct.Struct(">HHQ")
+_METHOD_OF = struct.Struct(">HH")
+_LONGLONG = struct.Struct(">Q")
 _PUBLISH = struct.pack(">HH", *spec.Basic.Publish)
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -57,6 +59,7 @@ class _NonBlocking:
         self.unsent = bytearray()
         self._received = b""
         self._at = 0
+        self._poller = select.poll()
         self.sock.setblocking(False)
         self._write = self._append
 
@@ -99,14 +102,13 @@ class _NonBlocking:
 
     def await_readable(self, limit: float) -> None:
         """Send, and wait until something can be read. TimeoutError at ``limit`` (monotonic)."""
-        poller = select.poll()
         while True:
             self.flush()
             left = limit - time.monotonic()
             if left <= 0:
                 raise TimeoutError("no answer in time")
-            poller.register(self.sock, select.POLLIN | (select.POLLOUT if self.unsent else 0))
-            if any(event & ~select.POLLOUT for _, event in poller.poll(left * 1000)):
+            self._poller.register(self.sock, select.POLLIN | (select.POLLOUT if self.unsent else 0))
+            if any(event & ~select.POLLOUT for _, event in self._poller.poll(left * 1000)):
                 return
 
 
@@ -124,8 +126,61 @@ def _ignore(*_: object) -> None:
     return None
 
 
+class Delivered:
+    """A message that a consumer got. What nobody asks for is not decoded: properties cost more than all the rest."""
+
+    __slots__ = ("_chunks", "_left", "_properties", "arguments", "header")
+
+    def __init__(self, arguments: bytes) -> None:
+        self.arguments = arguments
+        self.header = b""
+        """The content header as it came: in it the properties, encoded."""
+        self._left = 0
+        self._chunks: list[bytes] = []
+        self._properties: dict[str, Any] | None = None
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """One more frame of it; whether that was the last. Raises UnexpectedFrame."""
+        if kind == _HEADERS and not self.header:
+            self.header = payload
+            self._left = _CONTENT_HEADER.unpack_from(payload)[2]
+        elif kind == _BODY and self.header:
+            self._chunks.append(payload)
+            self._left -= len(payload)
+        else:
+            raise UnexpectedFrame(f"a frame of type {kind} out of turn")
+        return self._left <= 0
+
+    @property
+    def body(self) -> bytes:
+        """Its bytes."""
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """By py-amqp's names; only UNREADABLE where it can't read them."""
+        if self._properties is None:
+            message = Message()
+            try:
+                message.inbound_header(self.header)
+            except Exception as error:  # noqa: BLE001 - whatever py-amqp makes of it, it is this one message's fault
+                message.properties = {UNREADABLE: str(error)}
+            self._properties = message.properties
+        return self._properties
+
+    def delivery(self) -> tuple[str, int, str]:
+        """Consumer tag, delivery tag, routing key."""
+        arguments = self.arguments
+        end = 5 + arguments[4]
+        consumer = arguments[5:end].decode()
+        (number,) = _LONGLONG.unpack_from(arguments, end)
+        exchange = end + 9  # after the redelivered bit
+        key = exchange + 1 + arguments[exchange]
+        return consumer, number, arguments[key + 1 : key + 1 + arguments[key]].decode("utf-8", "surrogatepass")
+
+
 FrameHandler = Callable[[tuple[int, int, bytes]], bool]
-_CONTENT = frozenset({spec.Basic.Return, spec.Basic.Deliver, spec.Basic.GetOk})
+_CONTENT = frozenset({spec.Basic.Return, spec.Basic.GetOk})
 
 
 def _frame_handler(
@@ -133,7 +188,7 @@ def _frame_handler(
 ) -> FrameHandler:
     """Puts frames together. Unlike py-amqp's it survives a message whose properties can't be read, which would else
     end the connection each time it is delivered, for ever."""
-    partial: dict[int, Message] = {}
+    partial: dict[int, Message | Delivered] = {}
 
     def on_frame(frame: tuple[int, int, bytes]) -> bool:
         kind, channel, payload = frame
@@ -142,11 +197,20 @@ def _frame_handler(
             return False
         message = partial.get(channel)
         if kind == _METHOD and message is None:
-            method: tuple[int, int] = struct.unpack_from(">HH", payload)
+            method: tuple[int, int] = _METHOD_OF.unpack_from(payload)
+            if method == spec.Basic.Deliver:
+                partial[channel] = Delivered(payload)
+                return False
             if method in _CONTENT:
                 partial[channel] = Message(frame_method=method, frame_args=payload)
                 return False
             callback(channel, method, payload, None)
+            return True
+        if isinstance(message, Delivered):
+            if not message.take(kind, payload):
+                return False
+            del partial[channel]
+            connection.delivered(channel, message)
             return True
         if kind == _HEADERS and message is not None:
             try:
@@ -238,11 +302,6 @@ class Channel(pyamqp.Channel):
             raise error
         gone(error)
 
-    def _on_basic_deliver(
-        self, consumer_tag: str, delivery_tag: int, redelivered: bool, exchange: str, routing_key: str, message: Any
-    ) -> None:
-        self.on_deliver(consumer_tag, delivery_tag, routing_key, message)
-
     def _on_basic_cancel(self, consumer_tag: str) -> None:
         self.on_cancel(consumer_tag)
 
@@ -312,6 +371,12 @@ class Connection(pyamqp.Connection):
         channel = self.channels.get(channel_id) if self.channels is not None else None
         if channel is not None:
             channel.dispatch_method(method_sig, payload, content)
+
+    def delivered(self, channel_id: int, message: Delivered) -> None:
+        """Hand it to the channel's consumer; nothing more once that is being closed."""
+        channel = self.channels.get(channel_id) if self.channels is not None else None
+        if channel is not None and not channel.is_closing:
+            channel.on_deliver(*message.delivery(), message)
 
     def drop(self) -> None:
         """Let the TCP connection go, without a word to the server, which forgets what is under way."""
