@@ -281,9 +281,9 @@ class Router:
                 stacklevel=2,
             )
 
-    def _follows(self, *names: Name) -> bool:
-        """Whether anybody wants to know when one of these happens."""
-        return any(name in self.listeners.by_name or log.isEnabledFor(level(name)) for name in names)
+    def _follows(self, name: Name) -> bool:
+        """Whether anybody wants to know when that happens."""
+        return name in self.listeners.by_name or log.isEnabledFor(level(name))
 
     def _tell(self, events: Iterable[LifecycleEvent]) -> None:
         for event in events:
@@ -494,7 +494,7 @@ class Router:
         except DispatchError as error:
             error.confirmed = (*(job for dispatch in before for job in dispatch.jobs.values()), *error.confirmed)
             raise
-        if self._follows("dispatched", "skipped"):
+        if self._follows("dispatched") or self._follows("skipped"):
             for raised in batch:
                 self._tell(raised.followed(self._now()))
         return [raised.result(of_event, duplicates) for raised, of_event in zip(batch, jobs, strict=True)]
@@ -522,7 +522,7 @@ class Router:
             receipt = self.broker.publish(outgoing, deadline=timeout)
         except (BrokerError, LocksUnavailable) as error:
             raise DispatchError(f"nothing was queued: {error}", unconfirmed=outgoing) from error
-        if self._follows("queued", "duplicate"):
+        if self._follows("queued") or (receipt.duplicates and self._follows("duplicate")):
             self._tell(_followed(outgoing, receipt, self._now()))
         if receipt.unconfirmed:
             left = [job for job in outgoing if job.id in receipt.unconfirmed]

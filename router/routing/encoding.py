@@ -20,9 +20,6 @@ _REFUSALS = (TypeError, ValueError, OverflowError, RecursionError)
 _MAX_DEPTH = 1000
 """Steps that are walked to find a value that can't be written; encoders give up at about as many."""
 
-_NO_NUMBERS = (b"null", b"NaN", b"Infinity")
-"""What encoders make of nan and infinity, without a word."""
-
 _Path = tuple[str | int, ...]
 _NO_REFERENCES = References()
 
@@ -32,7 +29,8 @@ def encode_event(event: Any, point: str, references: References = _NO_REFERENCES
     large. ``trusted``: it was encoded before, so that references in it, spelled out, are none that somebody made up."""
     try:
         data = _write(event, references)
-        has_nan = any(text in data for text in _NO_NUMBERS) and _has_nan(event)
+        # What encoders make of nan and infinity, without a word.
+        has_nan = (b"null" in data or b"NaN" in data or b"Infinity" in data) and _has_nan(event)
     except _REFUSALS as error:
         why = _refused(event, error, references)
         raise InvalidPayload(f"{point}: the payload can't be written as JSON: {why}") from error

@@ -42,6 +42,8 @@ FLUSH_WITHIN = 10.0
 EMPTY_FOR = 1.0
 REPORT_EVERY = 2.0
 LONGEST_WAIT = 1.0
+TEND_EVERY = 0.2
+"""Seconds after which children are looked at, also where nothing is known to have happened to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Worker:
         self._signals: list[int] = []
         self._empty_since: float | None = None
         self._reported_at = 0.0
+        self._tend_at = 0.0
 
     def _hello(self, table: RoutingTable) -> Hello:
         options = self._options
@@ -135,17 +138,22 @@ class Worker:
         self._attend_children(now)
         self._attend_check()
         self._desk.check_locks(now)
-        self._consumer.settle(self._desk.take_settlements())
+        self._settle()
         room = self._room(now)
         taken = self._consumer.poll(room, max(room.values(), default=0))
         self._desk.lost(self._consumer.take_lost())
         self._desk.take(taken, now)
         self._desk.assign(self._pool, now)
-        self._consumer.settle(self._desk.take_settlements())
+        self._settle()
         self._pool.tell(self._desk.journal.take_untold())
         self._pool.flush()
         self._report(now)
         self._check_limits(now)
+
+    def _settle(self) -> None:
+        settlements = self._desk.take_settlements()
+        if settlements:
+            self._consumer.settle(settlements)
 
     def _patience(self) -> float:
         """How long nothing needs to be done if nothing happens."""
@@ -196,6 +204,9 @@ class Worker:
 
     def _attend_children(self, now: float) -> None:
         self._desk.check_deadlines(self._pool, now)
+        if now < self._tend_at and not self._pool.changing():
+            return
+        self._tend_at = now + TEND_EVERY
         for child in self._pool.ended():
             self._listen(child, now)
             how = child.killed_for or describe_exit(child.process.returncode)
@@ -354,6 +365,7 @@ class Worker:
         signals, self._signals = self._signals, []
         for number in signals:
             if number == signal.SIGCHLD:
+                self._tend_at = 0.0
                 reap_orphans(self._pool.pids())
             elif number == signal.SIGHUP:
                 self._check_wanted = "SIGHUP"
@@ -439,7 +451,7 @@ class Worker:
         """Give back what is unfinished, end the children, let the broker confirm what became of the jobs."""
         now = self._clock.now()
         self._desk.return_all("this worker stops", now)
-        self._consumer.settle(self._desk.take_settlements())
+        self._settle()
         self._pool.tell(self._desk.journal.take_untold())
         self._pool.end(now)
         give_up_at = time.monotonic() + FLUSH_WITHIN

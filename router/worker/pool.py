@@ -171,6 +171,13 @@ class Pool:
         usable = [child for child in self._children if child.usable and child.generation == generation]
         return sorted(usable, key=lambda child: len(child.runs))
 
+    def changing(self) -> bool:
+        """Whether a child begins or ends, or should."""
+        if self._coming is not None or len(self._children) != self.size:
+            return True
+        generation = self._hello.generation
+        return any(not child.usable or child.generation != generation for child in self._children)
+
     def ended(self) -> list[Child]:
         """Children whose process is gone; each is to be handed to `bury` once its last messages are read."""
         return [child for child in self._children if child.process.poll() is not None]

@@ -28,6 +28,9 @@ HEARTBEAT = 10
 CONNECT_SECONDS = 5.0
 """How long one attempt to connect may take. ``?connection_timeout=`` in the URL changes it."""
 
+TICK_SECONDS = 0.25
+"""How often it is looked whether a heartbeat is due."""
+
 CLOSE_SECONDS = 0.5
 
 
@@ -97,6 +100,7 @@ class Link:
         self.address = address
         self._connection = connection
         self._why: str | None = None
+        self._tick_at = 0.0
         self._guard = _Guard(self)
 
     @property
@@ -138,16 +142,15 @@ class Link:
         """Send what can be sent, handle what has come, keep the heartbeat; never waits."""
         with self._guard:
             self._connection.pump()
-            self._connection.heartbeat_tick()
+            self._tick()
 
     def wait(self, until: float) -> None:
         """Wait until something comes, but no longer than ``until`` (monotonic), then `pump`."""
         with self._guard:
-            self._connection.pump()
             with suppress(TimeoutError):  # the caller's own clock says what that means
                 self._connection._live_transport().await_readable(until)
             self._connection.pump()
-            self._connection.heartbeat_tick()
+            self._tick()
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -186,6 +189,12 @@ class Link:
             self._connection.collect()
         except (LinkDown, ChannelError) as error:
             self.drop(str(error))
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._tick_at:
+            self._tick_at = now + TICK_SECONDS
+            self._connection.heartbeat_tick()
 
     def _check(self) -> None:
         if self._why is not None:

@@ -37,6 +37,9 @@ NACK_TRIES = 3
 ALONE_TRIES = 3
 """How often a publication is sent alone before it is named as the cause of a broken connection."""
 
+IDLE_SECONDS = 0.05
+"""A connection that was used so lately is not looked at before it is used again: sending tells as well."""
+
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 
@@ -98,9 +101,12 @@ class _Session:
 
     def usable(self) -> bool:
         """Whether it can be trusted: it was serviced lately, and the server has not said good-bye."""
-        if time.monotonic() - self.idle_since > self.link.address.heartbeat:
+        idle = time.monotonic() - self.idle_since
+        if idle > self.link.address.heartbeat:
             self.link.drop("idle for too long")
             return False
+        if idle < IDLE_SECONDS:
+            return self.link.alive and self.confirms.refusal is None
         try:
             self.link.pump()
         except LinkDown:

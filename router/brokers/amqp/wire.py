@@ -45,6 +45,7 @@ _METHOD, _HEADERS, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _CONTENT_HEADER = struct.Struct(">HHQ")
 _METHOD_OF = struct.Struct(">HH")
 _LONGLONG = struct.Struct(">Q")
+_ACK = struct.Struct(">QB")
 _PUBLISH = struct.pack(">HH", *spec.Basic.Publish)
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -53,12 +54,15 @@ class _NonBlocking:
     """Mixed into py-amqp's transports: a socket that never blocks, with a buffer on either side."""
 
     sock: Any
+    tells_by_less = True
+    """Whether a read that brings less than was asked for has emptied the socket."""
 
     def _setup_transport(self) -> None:
         super()._setup_transport()  # type: ignore[misc]  # for TLS the handshake, under the connect timeout
         self.unsent = bytearray()
         self._received = b""
         self._at = 0
+        self._emptied = False
         self._poller = select.poll()
         self.sock.setblocking(False)
         self._write = self._append
@@ -92,24 +96,30 @@ class _NonBlocking:
                     return kind, channel, data[at + _HEADER.size : end]
                 if size > MAX_FRAME:
                     raise UnexpectedFrame(f"a frame of {size} bytes")
+            if self._emptied:
+                self._emptied = False
+                raise TimeoutError("nothing to read")
             try:
                 more = self.sock.recv(RECEIVE)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
                 raise TimeoutError("nothing to read") from error
             if not more:
                 raise ConnectionResetError("the server closed the connection")
+            self._emptied = self.tells_by_less and len(more) < RECEIVE
             self._received, self._at = data[at:] + more, 0
 
     def await_readable(self, limit: float) -> None:
         """Send, and wait until something can be read. TimeoutError at ``limit`` (monotonic)."""
+        self._emptied = False
         while True:
             self.flush()
             left = limit - time.monotonic()
             if left <= 0:
                 raise TimeoutError("no answer in time")
             self._poller.register(self.sock, select.POLLIN | (select.POLLOUT if self.unsent else 0))
-            if any(event & ~select.POLLOUT for _, event in self._poller.poll(left * 1000)):
-                return
+            for _, event in self._poller.poll(left * 1000):
+                if event & ~select.POLLOUT:
+                    return
 
 
 class _Plain(_NonBlocking, TCPTransport):  # type: ignore[misc]
@@ -117,6 +127,8 @@ class _Plain(_NonBlocking, TCPTransport):  # type: ignore[misc]
 
 
 class _Tls(_NonBlocking, SSLTransport):  # type: ignore[misc]
+    tells_by_less = False
+
     def _wrap_socket(self, sock: Any, context: ssl.SSLContext, server_hostname: str) -> ssl.SSLSocket:
         sock.settimeout(self.connect_timeout)
         return context.wrap_socket(sock, server_hostname=server_hostname)
@@ -201,6 +213,9 @@ def _frame_handler(
             if method == spec.Basic.Deliver:
                 partial[channel] = Delivered(payload)
                 return False
+            if method == spec.Basic.Ack:
+                connection.confirmed(channel, *_ACK.unpack_from(payload, 4))
+                return True
             if method in _CONTENT:
                 partial[channel] = Message(frame_method=method, frame_args=payload)
                 return False
@@ -308,9 +323,6 @@ class Channel(pyamqp.Channel):
     def _on_basic_return(self, reply_code: int, reply_text: str, exchange: str, routing_key: str, message: Any) -> None:
         self.on_return(reply_code, reply_text, message)
 
-    def _on_basic_ack(self, delivery_tag: int, multiple: bool) -> None:
-        self.on_ack(delivery_tag, multiple)
-
     def _on_basic_nack(self, delivery_tag: int, multiple: bool) -> None:
         self.on_nack(delivery_tag, multiple)
 
@@ -374,9 +386,19 @@ class Connection(pyamqp.Connection):
 
     def delivered(self, channel_id: int, message: Delivered) -> None:
         """Hand it to the channel's consumer; nothing more once that is being closed."""
-        channel = self.channels.get(channel_id) if self.channels is not None else None
-        if channel is not None and not channel.is_closing:
+        channel = self._open_channel(channel_id)
+        if channel is not None:
             channel.on_deliver(*message.delivery(), message)
+
+    def confirmed(self, channel_id: int, number: int, multiple: int) -> None:
+        """Hand the server's ack to the channel's publisher."""
+        channel = self._open_channel(channel_id)
+        if channel is not None:
+            channel.on_ack(number, bool(multiple & 1))
+
+    def _open_channel(self, channel_id: int) -> Any:
+        channel = self.channels.get(channel_id) if self.channels is not None else None
+        return None if channel is None or channel.is_closing else channel
 
     def drop(self) -> None:
         """Let the TCP connection go, without a word to the server, which forgets what is under way."""
