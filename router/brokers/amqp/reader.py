@@ -96,6 +96,8 @@ class QueueReader:
         self._raised_at = 0.0
         self._asked_at = 0.0
         self._filled = False
+        self._was_empty = False
+        """Nothing had come for long when it was asked for again: nobody need wait for an answer."""
         self._no_room_since: float | None = None
         self._surplus_since: float | None = None
 
@@ -129,7 +131,8 @@ class QueueReader:
 
     def expects(self, now: float) -> bool:
         """Whether a job may be on its way here: it was asked for a moment ago. ``now`` is monotonic."""
-        return self._tag is not None and not self._buffer and now < self._asked_at + ON_ITS_WAY
+        on_its_way = now < self._asked_at + ON_ITS_WAY and not self._was_empty
+        return self._tag is not None and not self._buffer and on_its_way
 
     def busy(self, now: float) -> bool:
         """Whether the queue probably has more: all that was asked for last came, or may still come."""
@@ -148,7 +151,7 @@ class QueueReader:
             times.append(self._no_room_since + IDLE_BEFORE_CANCEL)
         if room and self._tag is None:
             times.append(self._retry_at)
-        if room and self._tag is not None and not self._buffer:
+        if room and self._tag is not None and not self._buffer and not self._was_empty:
             expected = self._asked_at + ON_ITS_WAY
             if expected > time.monotonic():
                 times.append(expected)
@@ -266,6 +269,7 @@ class QueueReader:
         # A fresh tag each time: with the same one RabbitMQ 3.10 ends the connection.
         self._tag = f"router.{uuid.uuid4().hex[:16]}"
         self._tag_held = 0
+        self._was_empty = False
         self._consuming_since = self._asked_at = now
         with self._link.sending():
             self._channel.send_qos(self._prefetch)
@@ -279,6 +283,7 @@ class QueueReader:
             with self._link.sending():
                 channel.let_go()
         self._consume(prefetch, now)
+        self._was_empty = True
 
     def _cancel(self) -> None:
         if self._tag is not None and self._channel is not None and self._link is not None:
@@ -309,6 +314,7 @@ class QueueReader:
         self._held[number] = held
         if tag == self._tag:
             self._tag_held += 1
+            self._was_empty = False
             self._asked_at = time.monotonic()
             self._filled = self._tag_held >= self._prefetch
         due = not_before(message)
