@@ -194,7 +194,7 @@ class Bench:
         with self.worker(system, processes, load) as (running, counters):
             running.until(lambda: counters.total() >= count // 10)
             start, before, cpu = time.perf_counter(), counters.total(), running.cpu()
-            end_by = start + self.pick(20.0, 2.0)
+            end_by = start + self.pick(6.0, 2.0)
             running.until(lambda: counters.total() >= count or time.perf_counter() > end_by)
             ran, seconds, cpu = counters.total(), time.perf_counter() - start, running.cpu() - cpu
             time.sleep(0.3)  # for the last acks

@@ -26,10 +26,10 @@ def measure(bench: Bench) -> list[Table]:
         notes.append("This router has no `asyncConcurrency` yet: it runs them one by one.")
 
     def drain(name: Name) -> dict[str, float]:
-        return bench.drain(bench.system(name), "nap", bench.pick(4, 1) * count[name], 1, "async")
+        return bench.drain(bench.system(name), "nap", bench.pick(2, 1) * count[name], 1, "async")
 
     try:
-        found = bench.alternate_all({name: partial(drain, name) for name in JOBS}, bench.pick(5, 1))
+        found = bench.alternate_all({name: partial(drain, name) for name in JOBS}, bench.pick(3, 1))
     finally:
         bench.system("router").file.write_text(router_file(bench.system("router").url))
     goals = [Goal(1, ("dramatiq", "taskiq"))]

@@ -18,12 +18,12 @@ def measure(bench: Bench) -> list[Table]:
     def dispatch(sender: Sender) -> float:
         system = bench.system("router" if sender == "raw" else sender)
         bench.purge(system)
-        budget = bench.pick(5.0, 1.0)
+        budget = bench.pick(3.0, 1.0)
         return bench.produce(
             system, Order(sender=sender, count=200_000, budget=budget, batch=BATCHES[sender], warm_up=200)
         )
 
-    values = bench.alternate({name: partial(dispatch, name) for name in BATCHES}, bench.pick(7, 2))
+    values = bench.alternate({name: partial(dispatch, name) for name in BATCHES}, bench.pick(5, 2))
     goals = [Goal(15, ("celery",)), Goal(0.7, ("raw",))]
     notes = [
         "router: `dispatch_many`; celery: a loop of `delay`; dramatiq: a loop of `send`.",

@@ -16,10 +16,10 @@ def measure(bench: Bench) -> list[Table]:
     """Milliseconds."""
 
     def run(name: Name) -> dict[str, float]:
-        waits = _waits(bench, name, bench.pick(1_000, 150))
+        waits = _waits(bench, name, bench.pick(500, 150))
         return {share: 1000 * percentile(waits, int(share[1:]) / 100) for share in ("p50", "p99")}
 
-    found = bench.alternate_all({name: partial(run, name) for name in QUEUES}, bench.pick(5, 1))
+    found = bench.alternate_all({name: partial(run, name) for name in QUEUES}, bench.pick(3, 1))
     goals = [Goal(1, ("dramatiq",), at_least=False)]
     return [
         Table("idle", f"Idle: dispatch to the handler's start, {share}", "ms", values, goals, more=False)

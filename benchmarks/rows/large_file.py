@@ -30,7 +30,7 @@ def measure(bench: Bench) -> list[Table]:
         "router": [str(BIN / "router"), "validate", "--no-import", str(file)],
         "bare libyaml load": [sys.executable, "-c", BARE, str(file)],
     }
-    checks = bench.alternate({name: partial(run, words) for name, words in commands.items()}, bench.pick(7, 2))
+    checks = bench.alternate({name: partial(run, words) for name, words in commands.items()}, bench.pick(5, 2))
     dispatches = {f"router, {points:,} points": _dispatch(bench.folder, points) for points in POINTS}
     measures = {name: partial(_time, one) for name, one in dispatches.items()}
     few, many = dispatches
@@ -47,7 +47,7 @@ def measure(bench: Bench) -> list[Table]:
             "large_file",
             "Sync dispatch in a large table",
             "µs",
-            bench.alternate(measures, bench.pick(51, 15)),
+            bench.alternate(measures, bench.pick(41, 15)),
             [Goal(1.1, (few,), at_least=False, ours=many)],
             more=False,
         ),

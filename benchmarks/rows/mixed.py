@@ -23,10 +23,10 @@ def measure(bench: Bench) -> list[Table]:
     seeds = {name: itertools.count(1) for name in QUEUES}
 
     def run(name: Name) -> dict[str, float]:
-        short = _waits(bench, name, schedule(bench.pick(30.0, 5.0), seed=next(seeds[name])))
+        short = _waits(bench, name, schedule(bench.pick(15.0, 5.0), seed=next(seeds[name])))
         return {share: 1000 * percentile(short, int(share[1:]) / 100) for share in ("p99", "p50")}
 
-    waits = bench.alternate_all({name: partial(run, name) for name in QUEUES}, bench.pick(5, 1))
+    waits = bench.alternate_all({name: partial(run, name) for name in QUEUES}, bench.pick(3, 1))
     peers: tuple[Name, ...] = ("celery", "dramatiq", "taskiq")
     goals = {"p99": [Goal(1, peers, at_least=False)]}
     title = f"Mixed load, {PROCESSES} processes: wait of the 1 ms jobs, "

@@ -21,10 +21,10 @@ def measure(bench: Bench) -> list[Table]:
     """Jobs a second, from a full queue."""
 
     def drain(name: Name) -> dict[str, float]:
-        return bench.drain(bench.system(name), "noop", bench.pick(4, 1) * JOBS[name], 1, "short")
+        return bench.drain(bench.system(name), "noop", bench.pick(2, 1) * JOBS[name], 1, "short")
 
     measures = {name: partial(drain, name) for name in QUEUES}
-    found = bench.alternate_all({**measures, "raw": partial(limit, bench)}, bench.pick(5, 2))
+    found = bench.alternate_all({**measures, "raw": partial(limit, bench)}, bench.pick(3, 2))
     goals = [Goal(4, ("celery",)), Goal(2, ("dramatiq",)), Goal(0.5, ("raw",))]
     return [
         Table("noop", "No-op jobs, one child", "jobs/s", found["jobs/s"], goals),
@@ -34,7 +34,7 @@ def measure(bench: Bench) -> list[Table]:
 
 def limit(bench: Bench) -> dict[str, float]:
     """py-amqp alone: consume a job of ours, call the handler, ack."""
-    system, count = bench.system("router"), bench.pick(4, 1) * JOBS["raw"]
+    system, count = bench.system("router"), bench.pick(2, 1) * JOBS["raw"]
     queue = system.queue()
     queue.purge()
     queue.close()

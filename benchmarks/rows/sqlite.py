@@ -21,7 +21,7 @@ BODY = b"x" * 300
 
 def measure(bench: Bench) -> list[Table]:
     """Jobs a second: dispatched one by one, in bulk, run, and both together."""
-    count = bench.pick(10_000, 600)
+    count = bench.pick(3_000, 600)
 
     def huey() -> dict[str, float]:
         folder = _folder(bench)
@@ -37,7 +37,7 @@ def measure(bench: Bench) -> list[Table]:
     def limit() -> dict[str, float]:
         return _rates(count, **_raw(_folder(bench) / "raw.db", count))
 
-    found = bench.alternate_all({"router": router, "huey": huey, "raw": limit}, bench.pick(5, 2))
+    found = bench.alternate_all({"router": router, "huey": huey, "raw": limit}, bench.pick(3, 2))
     titles = {
         "both": "SQLite: dispatching in bulk and then running",
         "bulk": "SQLite: dispatching, in bulk where that can be done",

@@ -22,14 +22,14 @@ COMMANDS = {
 
 def measure(bench: Bench) -> list[Table]:
     """Seconds, as fresh processes."""
-    starts = bench.alternate({name: partial(run, words) for name, words in COMMANDS.items()}, bench.pick(21, 7))
+    starts = bench.alternate({name: partial(run, words) for name, words in COMMANDS.items()}, bench.pick(15, 7))
     goals = [
         Goal(0.35, ("libraries",), at_least=False, ours="import router"),
         Goal(1.1, ("libraries",), at_least=False, ours="router --help"),
     ]
     notes = [f"libraries: `{LIBRARIES}`"]
     workers = {name: partial(_ready, bench, name) for name in QUEUES}
-    ready = bench.alternate(workers, bench.pick(7, 1))
+    ready = bench.alternate(workers, bench.pick(3, 1))
     return [
         Table("start", "Starting a process", "s", starts, goals, more=False, notes=notes),
         Table(

@@ -44,7 +44,7 @@ def measure(bench: Bench) -> list[Table]:
         # Many short rounds: what disturbs then disturbs all of them, or none.
         count = bench.pick(20_000, 4_000) // size
         measures = {name: partial(_time, one, count) for name, one in dispatches.items()}
-        values = bench.alternate(measures, bench.pick(51, 25))
+        values = bench.alternate(measures, bench.pick(41, 25))
         peers = ("pluggy", "blinker") if size == 1 else ("pluggy", "blinker", "pyee")
         goals = [Goal(1, (peer,), at_least=False) for peer in peers]
         title = f"Sync dispatch, {size} handler{'s' if size > 1 else ''}"

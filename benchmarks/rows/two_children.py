@@ -16,8 +16,8 @@ def measure(bench: Bench) -> list[Table]:
     """Jobs a second, from a full queue."""
 
     def drain(name: Name) -> dict[str, float]:
-        return bench.drain(bench.system(name), "noop", bench.pick(4, 1) * JOBS[name], 2, "short")
+        return bench.drain(bench.system(name), "noop", bench.pick(2, 1) * JOBS[name], 2, "short")
 
-    found = bench.alternate_all({name: partial(drain, name) for name in QUEUES}, bench.pick(5, 1))
+    found = bench.alternate_all({name: partial(drain, name) for name in QUEUES}, bench.pick(3, 1))
     goals = [Goal(1, ("celery", "dramatiq", "taskiq"))]
     return [Table("two_children", "No-op jobs, two children", "jobs/s", found["jobs/s"], goals)]

@@ -387,3 +387,22 @@ def test_a_consumer_that_the_server_forgot_is_made_anew(setup: Setup, with_a_job
     spin(consumer, lambda: consumer.unsettled == 0, "settled")
     assert consumer.take_lost() == []
     assert broker.counts(["a"]).queues["a"].ready == 0
+
+
+def test_asking_a_queue_again_that_was_empty_for_long_keeps_no_other_one_waiting(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.brokers.amqp.reader.ASK_AGAIN", 0.3)
+    consumer = setup.consumer(setup.broker())
+    assert turn(consumer, {"a": 1}) == []
+    reader = consumer._readers["a"]  # type: ignore[attr-defined]
+    until(lambda: turn(consumer, {"a": 1}) or reader._tag, "it is consumed")
+    first = reader._tag
+    assert reader.expects(reader._asked_at)
+
+    def again() -> bool:
+        assert turn(consumer, {"a": 1}) == []
+        return reader._tag not in (None, first)
+
+    until(again, "it is asked again")
+    assert not reader.expects(reader._asked_at)
