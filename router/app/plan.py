@@ -106,8 +106,10 @@ def make_plan(
     validator = None
     if point.schema is not None:
         from jsonschema.validators import validator_for  # slow to import
+        from jsonschema_specifications import REGISTRY
 
-        validator = validator_for(point.schema)(point.schema)
+        # With a registry it fetches nothing from elsewhere, whatever the schema refers to.
+        validator = validator_for(point.schema)(point.schema, registry=REGISTRY)
     special = followed or later or event_type or validator or point.interruptible
     plain = None
     if not special and not any(map(_is_special, steps)):

@@ -118,20 +118,17 @@ class Desk:
     def _spare(self, queue: str, usable: list[Child], now: float) -> int:
         """How many jobs of that queue could be sent ahead to busy children."""
         depth = self._durations.ahead(queue)
-        return (
-            sum(max(depth + 1 - len(child.runs), 0) for child in usable if self._is_short(child, now)) if depth else 0
-        )
+        if not depth:
+            return 0
+        return sum(max(depth + 1 - len(child.runs), 0) for child in usable if self._is_short(child, now))
 
     def _is_short(self, child: Child, now: float) -> bool:
         """Whether what that child runs is short, so that others may wait for it inside."""
         first = child.first
         if first is None:
             return True
-        if (
-            first.shared
-            or first.phase == "calling"
-            or (first.phase == "running" and now - first.started_at > AHEAD_SECONDS)
-        ):
+        takes_long = first.phase == "running" and now - first.started_at > AHEAD_SECONDS
+        if first.shared or first.phase == "calling" or takes_long:
             return False
         return self._durations.ahead(first.queue) > 0
 
@@ -225,10 +222,11 @@ class Desk:
         if self._shares(run):
             most = self._table.settings.async_concurrency[queue]
             able = [each for each in usable if (not each.runs or each.shares) and each.by_queue[queue] < most]
+            able = [each for each in able if each.pipe.unsent + len(run.body) < MAX_UNSENT]
             child = min(able, key=lambda each: len(each.runs), default=None)
             if child in idle:
                 idle.remove(child)
-            return child if child is None or child.pipe.unsent + len(run.body) < MAX_UNSENT else None
+            return child
         if idle:
             return idle.pop()
         depth = self._durations.ahead(queue)

@@ -69,7 +69,7 @@ class Session:
     """Of jobs, as the page shows them → as they are now."""
 
     def environ(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("ROUTER_")}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ROUTER_", "PYTEST_"))}
         return {**kept, "PATH": f"{self.scripts}:{os.environ['PATH']}", "COLUMNS": "110", **self.env}
 
     def replay(self, kind: str, body: str) -> str:

@@ -7,10 +7,12 @@ import dataclasses
 import decimal
 import enum
 import json
+import socket
 import subprocess
 import sys
 import types
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -26,6 +28,7 @@ from router.routing.encoding import encode_event
 from router.routing.events import build_event
 from router.routing.fitting import misfits
 from router.routing.payloads import check_schema, dotted
+from router.testing import TestRouter
 
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
@@ -791,3 +794,16 @@ def test_importing_the_router_loads_nothing_of_this() -> None:
     script = f"import router, sys; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_schema_elsewhere_is_never_fetched(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/order.json"
+        (tmp_path / "order.json").write_text(json.dumps({"$ref": url}))
+        file = tmp_path / "extensions.yaml"
+        file.write_text("version: 1\nextensions: {order.placed: {schema: order.json}}\n")
+        with pytest.raises(InvalidPayload, match=f'refers to "{url}", which can\'t be found'):
+            TestRouter(file).dispatch("order.placed", {})
+        server.settimeout(0.0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
