@@ -240,7 +240,7 @@ class _References:
     """Follows every reference of a schema. What stands in other documents is passed over: nothing is fetched."""
 
     def __init__(self, schema: dict[str, Any], draft: Any) -> None:
-        from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
+        from jsonschema_specifications import REGISTRY
         from referencing.jsonschema import specification_with
 
         self._draft = draft
