@@ -81,7 +81,8 @@ class Bench:
     def node(self) -> RabbitNode:
         """The private node, started when it is first asked for."""
         if self._node is None:
-            self._node = RabbitNode()
+            # At 1 GB it blocks publishers in the middle of a million jobs.
+            self._node = RabbitNode(memory="8GB")
             self._stack.callback(self._node.close)
             self._node.start()
             self._node.make_vhosts(list(QUEUES))

@@ -47,8 +47,8 @@ def scripts() -> str | None:
 class RabbitNode:
     """A node that can be started, stopped, killed, and started again on the same port and data."""
 
-    def __init__(self, extra: str = "") -> None:
-        """``extra``: further lines of rabbitmq.conf."""
+    def __init__(self, extra: str = "", *, memory: str = "1GB") -> None:
+        """``extra``: further lines of rabbitmq.conf; ``memory``: what it may use before it blocks publishers."""
         found = scripts()
         if found is None or not (ROOT or shutil.which("epmd")):
             raise ServerFailed("rabbitmq-server is not installed; tests/servers/install.sh does that")
@@ -67,7 +67,7 @@ class RabbitNode:
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "log.file.level = info\n"
             "disk_free_limit.absolute = 50MB\n"
-            "vm_memory_high_watermark.absolute = 1GB\n"
+            f"vm_memory_high_watermark.absolute = {memory}\n"
             "loopback_users = none\n"
             # Small enough for tests to go over it.
             f"max_message_size = {MAX_MESSAGE}\n"
