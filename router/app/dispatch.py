@@ -96,13 +96,17 @@ class Raised:
         """The id of the event that started it all."""
         return self.cause.correlation_id if self.cause else self.event_id
 
+    @property
+    def causation(self) -> str | None:
+        """The id of the job that has dispatched it."""
+        return self.cause.job_id if self.cause else None
+
     def call(self, step: Step) -> Any:
         """Call the handler of that step; an awaitable comes back if it is an ``async def``."""
         if not step.handler.wants_context:
             return step.handler.call(self.event)
-        cause = self.cause.job_id if self.cause else None
         about = (self.plan.point.name, step.route.id, self.correlation, time.time())
-        return step.handler.call(self.event, context=Context(*about, causation_id=cause, trace=self.trace))
+        return step.handler.call(self.event, context=Context(*about, causation_id=self.causation, trace=self.trace))
 
     @contextmanager
     def handling(self, step: Step) -> Iterator[None]:
@@ -137,7 +141,7 @@ class Raised:
                 event=msgspec.Raw(self.data),
                 dispatched_at=now,
                 correlation=self.correlation,
-                causation=self.cause.job_id if self.cause else None,
+                causation=self.causation,
                 trace=self.trace,
                 event_version=self.plan.point.version,
                 not_before=now + delay if delay else None,
@@ -162,7 +166,7 @@ class Raised:
             "point": self.plan.point.name,
             "event_id": self.event_id,
             "correlation": self.correlation,
-            "causation": self.cause.job_id if self.cause else None,
+            "causation": self.causation,
             "traceparent": self.trace["traceparent"] if self.trace else None,
         }
         yield LifecycleEvent(name="dispatched", **about)

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from router.config.settings import AsyncOptions, Point, Route
 from router.errors import InvalidPayload, RouterError
 from router.routing.encoding import encode_event, originals
-from router.routing.events import build_event, import_event_type
+from router.routing.events import build_event, fit_event, import_event_type
 from router.routing.handlers import Handler, import_handler
 from router.routing.references import References, has_references
 
@@ -57,7 +59,10 @@ class Plan:
             if self.validator is not None:
                 _check(self.validator, data, name)
             if self.event_type is not None and not given:
-                event = build_event(data, self.event_type, name, self._at_hand(event) if has_references(data) else None)
+                if has_references(data):
+                    event = fit_event(self._with_objects(event, data), data, self.event_type, name)
+                else:
+                    event = build_event(data, self.event_type, name)
         return event, data
 
     def check(self, payload: Any) -> bytes:
@@ -72,10 +77,10 @@ class Plan:
             build_event(data, self.event_type, name)
         return data
 
-    def _at_hand(self, event: Any) -> Callable[[Any], Any]:
-        """Puts the objects of ``event`` back in the place of the references that were made of them."""
+    def _with_objects(self, event: Any, data: bytes) -> Any:
+        """The payload, decoded, with the objects of ``event`` in the place of the references that were made of them."""
         known = originals(event, self.references)
-        return lambda payload: self.references.resolve(payload, self.point.name, known)
+        return self.references.resolve(msgspec.json.decode(data), self.point.name, known)
 
 
 def _check(validator: Validator, data: bytes, point: str) -> None:

@@ -81,7 +81,7 @@ class EventReader:
         self._references.check(payload, name)
 
         def load() -> Any:
-            return build_event(data, self.event_type, name, lambda payload: self._references.resolve(payload, name))
+            return fit_event(self._references.resolve(payload, name), data, self.event_type, name)
 
         return Unread(payload, load)
 
@@ -114,32 +114,34 @@ class EventReader:
             raise InvalidPayload(f"{point.name}: what the upcaster {last} returned is no JSON: {error}") from error
 
 
-def build_event(data: bytes, event_type: type | None, point: str, resolve: Callable[[Any], Any] | None = None) -> Any:
-    """The event that handlers get, from its JSON. ``resolve``: puts objects in the place of references.
-
-    Raises InvalidPayload where it does not fit ``event_type``, and whatever ``resolve`` raises.
-    """
-    payload = None if resolve is None else resolve(msgspec.json.decode(data))
+def build_event(data: bytes, event_type: type | None, point: str) -> Any:
+    """The event that handlers get, from its JSON. Raises InvalidPayload where it does not fit ``event_type``."""
     try:
-        if resolve is not None:
-            return _convert(payload, event_type)
         if event_type is None:
             return msgspec.json.decode(data)
         if models.is_model(event_type):
             return models.load(data, event_type)
         return msgspec.json.decode(data, type=event_type)
     except Exception as error:  # what the class itself checks may raise anything
-        from router.routing.fitting import unfit
-
-        raise InvalidPayload(unfit(error, data, event_type, point)) from error
+        raise _unfit(error, data, event_type, point) from error
 
 
-def _convert(payload: Any, event_type: type | None) -> Any:
-    if event_type is None:
-        return payload
-    if models.is_model(event_type):
-        return models.convert(payload, event_type)
-    return msgspec.convert(payload, event_type, dec_hook=_as_it_is, str_keys=True)
+def fit_event(payload: Any, data: bytes, event_type: type | None, point: str) -> Any:
+    """`build_event` of a payload that is decoded already, with objects in the place of its references."""
+    try:
+        if event_type is None:
+            return payload
+        if models.is_model(event_type):
+            return models.convert(payload, event_type)
+        return msgspec.convert(payload, event_type, dec_hook=_as_it_is, str_keys=True)
+    except Exception as error:  # as above
+        raise _unfit(error, data, event_type, point) from error
+
+
+def _unfit(error: Exception, data: bytes, event_type: type | None, point: str) -> InvalidPayload:
+    from router.routing.fitting import unfit  # only where something is wrong
+
+    return InvalidPayload(unfit(error, data, event_type, point))
 
 
 def _as_it_is(wanted: type, value: Any) -> Any:

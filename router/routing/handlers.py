@@ -27,6 +27,10 @@ class Handler:
     is_async: bool
     wants_context: bool
 
+    def call_with(self, context: object, *arguments: Any) -> Any:
+        """`call`, with the context too if it wants that."""
+        return self.call(*arguments, context=context) if self.wants_context else self.call(*arguments)
+
 
 def import_object(path: str) -> Any:
     """What ``package.module:attribute`` names. Raises HandlerImportError with what is wrong and what may be meant."""

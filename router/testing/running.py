@@ -29,7 +29,7 @@ from router.routing.table import RoutingTable
 from router.testing.clock import Clock, as_datetime
 from router.testing.driving import Steps
 from router.testing.records import Outcome, Ran, Report
-from router.worker.runnables import Runnable, context_of, describe, import_routes
+from router.worker.runnables import Runnable, arguments_of, context_of, import_routes, outcome_of
 from router.worker.settling import give_up, lease_of, put_aside, settle
 
 log = logging.getLogger("router.testing")
@@ -195,18 +195,16 @@ class JobRunner:
             error = yield from _call(runnable.handler, event, context=context)
         if error is None:
             return event, None, lifecycle.Returned()
-        delay = error.delay if isinstance(error, Retry) else None
-        return event, error, lifecycle.Raised(describe(error), runnable.asks(error), delay)
+        return event, error, outcome_of(error, runnable)
 
     def _call_back(
         self, runnable: Runnable, step: lifecycle.Step, job: Job, error: BaseException, event: Any
     ) -> Steps[BaseException | None]:
         name = lifecycle.callback_of(step)
         callback = runnable.callbacks.get(name) if name else None
-        if callback is None:
+        if name is None or callback is None:
             return None
-        arguments = (job.attempt, error) if name == "onRetry" else (error, event)
-        return (yield from _call(callback, *arguments))
+        return (yield from _call(callback, *arguments_of(name, job, error, event)))
 
     def _cannot_run(self, turn: _Turn, error: RouterError, consumer: MemoryConsumer) -> Ran:
         job, now = turn.job, turn.now
@@ -252,7 +250,7 @@ def _call(
 ) -> Generator[Awaitable[Any], None, BaseException | None]:
     """Call it; what it raised, with the traceback from its own frame on."""
     try:
-        result = handler.call(*arguments, context=context) if handler.wants_context else handler.call(*arguments)
+        result = handler.call_with(context, *arguments)
         if handler.is_async:
             yield result
     except _FAILURES as error:

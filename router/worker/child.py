@@ -140,7 +140,7 @@ class Child:
         self._pipe.send(Called(run))
 
     def _call(self, handler: Handler, *arguments: Any, context: Context | None = None) -> None:
-        result = handler.call(*arguments, context=context) if handler.wants_context else handler.call(*arguments)
+        result = handler.call_with(context, *arguments)
         if handler.is_async:
             self._event_loop().run(_await(result), context=contextvars.copy_context())
 

@@ -66,7 +66,8 @@ class Child:
     @property
     def shares(self) -> bool:
         """Whether it runs shared ones."""
-        return bool(self.runs) and next(iter(self.runs.values())).shared
+        first = self.first
+        return first is not None and first.shared
 
     def give(self, run: Run, message: ToChild) -> None:
         """Hand it a run; the message goes with the next `flush`."""

@@ -13,6 +13,7 @@ from typing import Any
 from router.app.context import Context
 from router.config.settings import AsyncOptions, Route
 from router.errors import Fail, ReferenceMissing, Retry
+from router.jobs import lifecycle
 from router.jobs.job import Job, decode
 from router.jobs.lifecycle import Asked, Callback
 from router.routing.events import EventReader, Unread, import_event_type
@@ -84,8 +85,14 @@ def prepare(body: bytes, routes: Routes, before_user_code: Callable[[], None]) -
 
 def raised(run: int, seconds: float, error: BaseException, runnable: Runnable, *, overdue: bool = False) -> Raised:
     """What the parent is told of an attempt that ended in ``error``; ``overdue``: since it ran into its timeout."""
+    outcome = outcome_of(error, runnable)
+    return Raised(run, seconds, rss(), outcome.error, "timeout" if overdue else outcome.asked, outcome.delay)
+
+
+def outcome_of(error: BaseException, runnable: Runnable) -> lifecycle.Raised:
+    """What an attempt that ended in ``error`` has come to."""
     delay = error.delay if isinstance(error, Retry) else None
-    return Raised(run, seconds, rss(), describe(error), "timeout" if overdue else runnable.asks(error), delay)
+    return lifecycle.Raised(describe(error), runnable.asks(error), delay)
 
 
 def arguments_of(name: Callback, job: Job, error: BaseException, event: Any) -> tuple[Any, Any]:

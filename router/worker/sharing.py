@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any
 
-from router.app.context import running
+from router.app.context import Context, running
 from router.errors import InvalidPayload, JobTimeout
 from router.jobs.job import Job, UndecodableJob
 from router.jobs.lifecycle import Callback
@@ -114,7 +114,7 @@ class Sharing:
         with running(context):
             try:
                 event = await _loaded(unread)
-                await _call(runnable.handler, event, **({"context": context} if runnable.handler.wants_context else {}))
+                await _call(runnable.handler, event, context=context)
             except BaseException as error:  # noqa: BLE001 - what a handler raises is its failure, not the child's end
                 overdue = number in self._overdue and isinstance(error, asyncio.CancelledError)
                 if overdue:
@@ -144,7 +144,7 @@ async def _loaded(unread: Unread) -> Any:
     return await asyncio.to_thread(unread.load) if unread.refers else unread.payload
 
 
-async def _call(handler: Handler, *arguments: Any, **more: Any) -> None:
-    result = handler.call(*arguments, **more)
+async def _call(handler: Handler, *arguments: Any, context: Context | None = None) -> None:
+    result = handler.call_with(context, *arguments)
     if handler.is_async:
         await result
