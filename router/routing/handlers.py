@@ -10,10 +10,21 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from router.config.problems import did_you_mean
 from router.errors import HandlerImportError
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+
+_CALLERS = (
+    __file__,
+    os.path.join(_PACKAGE, "worker", ""),
+    os.path.join(_PACKAGE, "testing", ""),
+    os.path.join(os.path.dirname(os.__file__), "asyncio", ""),
+)
+"""Where the code is that calls handlers."""
 
 WANTS = "a function, an `async def`, a class with handle(event), or a class whose instances can be called"
 
@@ -30,6 +41,13 @@ class Handler:
     def call_with(self, context: object, *arguments: Any) -> Any:
         """`call`, with the context too if it wants that."""
         return self.call(*arguments, context=context) if self.wants_context else self.call(*arguments)
+
+
+def own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from the handler's own frame on, without the frames of what called it."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_CALLERS):
+        trace = trace.tb_next
+    return trace
 
 
 def import_object(path: str) -> Any:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
 from collections.abc import Awaitable, Generator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -24,7 +22,7 @@ from router.jobs.following import Name, of_job, of_step
 from router.jobs.job import Job, decode
 from router.locks.base import Held, Taken, claim_of
 from router.routing.events import Unread
-from router.routing.handlers import Handler
+from router.routing.handlers import Handler, own_frames
 from router.routing.table import RoutingTable
 from router.testing.clock import Clock, as_datetime
 from router.testing.driving import Steps
@@ -36,8 +34,6 @@ log = logging.getLogger("router.testing")
 
 _FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 """What is a failure of a handler. The rest, Ctrl-C or what `pytest.fail` raises, is meant for whoever runs the test."""
-
-_NOT_THE_HANDLERS = (os.path.dirname(__file__), os.path.dirname(asyncio.__file__))
 
 
 class EndlessJobs(RouterError):
@@ -254,14 +250,8 @@ def _call(
         if handler.is_async:
             yield result
     except _FAILURES as error:
-        return error.with_traceback(_own_frames(error.__traceback__))
+        return error.with_traceback(own_frames(error.__traceback__))
     return None
-
-
-def _own_frames(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_HANDLERS):
-        trace = trace.tb_next
-    return trace
 
 
 def _wrong(ran: Ran) -> BaseException | None:

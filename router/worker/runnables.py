@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import traceback
@@ -17,7 +16,7 @@ from router.jobs import lifecycle
 from router.jobs.job import Job, decode
 from router.jobs.lifecycle import Asked, Callback
 from router.routing.events import EventReader, Unread, import_event_type
-from router.routing.handlers import Handler, import_callback, import_exception, import_handler
+from router.routing.handlers import Handler, import_callback, import_exception, import_handler, own_frames
 from router.routing.references import References
 from router.routing.table import RoutingTable
 from router.worker.messages import Raised
@@ -26,8 +25,6 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 Routes = dict[tuple[str, str], "Runnable"]
 """By point and route id."""
-
-_OUR_FILES = {os.path.join(os.path.dirname(__file__), name) for name in ("child.py", "sharing.py", "stepping.py")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +121,5 @@ def rss() -> int:
 def describe(error: BaseException) -> str:
     """``ValueError: text``, and below it the traceback from the handler's own frame on."""
     head = "".join(traceback.format_exception_only(error)).strip()
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in _OUR_FILES:
-        trace = trace.tb_next
+    trace = own_frames(error.__traceback__)
     return f"{head}\n\n{''.join(traceback.format_exception(type(error), error, trace))}".strip()
