@@ -63,6 +63,10 @@ async def dies_in_a_callback(event, context):
 def plain(event):
     write("plain")
 
+async def raises(event):
+    await asyncio.sleep(0.01)
+    raise LookupError("nothing there")
+
 async def failed(error, event):
     await asyncio.sleep(0)
     write("failed", error=type(error).__name__, text=str(error))
@@ -81,6 +85,8 @@ extensions:
   dies: {handlers: [{handler: "work:dies", async: true}]}
   dies.unseen: {handlers: [{handler: "work:dies_in_a_callback", async: true}]}
   plain: {handlers: [{handler: "work:plain", async: true}]}
+  raises: {handlers: [{handler: "work:raises", async: {retries: 1}}]}
+  raises.alone: {handlers: [{handler: "work:raises", async: {retries: 1, queue: alone}}]}
 """
 
 
@@ -133,6 +139,15 @@ def test_one_that_is_overdue_is_cancelled_and_nobody_else_notices(app: App) -> N
     assert len({line["pid"] for line in app.journal()}) == 1
     app.wait_until(lambda: len(app.failed()) == 1)
     assert "JobTimeout" in app.failed()[0]["error"]
+
+
+def test_a_traceback_starts_at_the_handler_whether_it_shares_its_child_or_not(local: App) -> None:
+    dispatch(local, "raises", "raises.alone")
+    local.start_worker("--concurrency", "1")
+    local.wait_until(lambda: len(local.failed()) == 2)
+    for job in local.failed():
+        first = job["error"].split("Traceback (most recent call last):\n")[1].splitlines()[0]
+        assert "work.py" in first and "in raises" in first, job["error"]
 
 
 @pytest.mark.parametrize(
