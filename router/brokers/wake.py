@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 
 
 class Wake:
@@ -15,6 +16,8 @@ class Wake:
         self._sender.setblocking(False)
         self._lock = threading.Lock()
         self._closed = False
+        self.woken = False
+        """`set` was called since the last `clear`. Signals don't show here."""
 
     def fileno(self) -> int:
         """To be waited on for reading."""
@@ -28,13 +31,13 @@ class Wake:
         """Wake the loop; from any thread."""
         with self._lock:
             if not self._closed:
-                try:
+                with suppress(BlockingIOError):  # it is full, and so readable
                     self._sender.send(b"!")
-                except BlockingIOError:
-                    return  # it is full, and so readable
+                self.woken = True
 
     def clear(self) -> None:
         """The loop is awake."""
+        self.woken = False
         try:
             while self._receiver.recv(4096):
                 pass

@@ -110,7 +110,7 @@ class Desk:
         many = self._table.settings.async_concurrency
         shared = {queue: _places(queue, most, usable) - waiting for queue, most in many.items()}
         limits = self._table.settings.concurrency
-        in_hand = Counter(run.queue for run in self._runs) if limits else Counter[str]()
+        in_hand = Counter(run.queue for run in self._runs) if limits else {}
         order = self.queues()
         ahead = {queue: max(self._spare(queue, usable, now) - waiting, 0) for queue in order if queue not in limits}
         return room(order, free, ahead, shared, limits, in_hand)
@@ -188,7 +188,6 @@ class Desk:
         idle = [child for child in usable if not child.runs]
         while self._calls and idle:
             self._send_call(idle.pop(), *self._calls.popleft(), now)
-        busy = sum((child.by_queue for child in pool), Counter[str]())
         progress = True
         while progress:
             progress = False
@@ -197,10 +196,9 @@ class Desk:
                     self._expire(self._waiting[queue].popleft(), now)
                     progress = True
                     break
-                child = self._child_for(queue, self._waiting[queue][0], usable, idle, busy, now)
+                child = self._child_for(queue, self._waiting[queue][0], pool, usable, idle, now)
                 if child is not None:
                     self._send(child, self._waiting[queue].popleft(), now)
-                    busy[queue] += 1
                     self._turns.advance()
                     progress = True
                     break
@@ -214,10 +212,10 @@ class Desk:
             self._calls.append((run, outcome, callback))
 
     def _child_for(
-        self, queue: str, run: Run, usable: list[Child], idle: list[Child], busy: Counter[str], now: float
+        self, queue: str, run: Run, pool: Pool, usable: list[Child], idle: list[Child], now: float
     ) -> Child | None:
         limit = self._table.settings.concurrency.get(queue)
-        if limit is not None and busy[queue] >= limit:
+        if limit is not None and sum(child.by_queue[queue] for child in pool) >= limit:
             return None
         if self._shares(run):
             most = self._table.settings.async_concurrency[queue]

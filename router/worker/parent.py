@@ -144,9 +144,9 @@ class Worker:
         self._desk.lost(self._consumer.take_lost())
         self._desk.take(taken, now)
         self._desk.assign(self._pool, now)
-        self._settle()
         self._pool.tell(self._desk.journal.take_untold())
         self._pool.flush()
+        self._settle()
         self._report(now)
         self._check_limits(now)
 
@@ -181,9 +181,10 @@ class Worker:
             poll.register(fd, select.POLLIN)
         if self._check is not None:
             poll.register(self._check.fileno(), select.POLLIN)
-        ready = poll.poll(seconds * 1000)
-        self._wake.clear()
-        return [children[fd] for fd, _ in ready if fd in children]
+        ready = [fd for fd, _ in poll.poll(seconds * 1000)]
+        if self._wake.fileno() in ready:
+            self._wake.clear()
+        return [children[fd] for fd in ready if fd in children]
 
     # -- children --------------------------------------------------------------------------------------------------
 

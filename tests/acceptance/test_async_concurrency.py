@@ -147,7 +147,8 @@ def test_a_traceback_starts_at_the_handler_whether_it_shares_its_child_or_not(lo
     local.wait_until(lambda: len(local.failed()) == 2)
     for job in local.failed():
         first = job["error"].split("Traceback (most recent call last):\n")[1].splitlines()[0]
-        assert "work.py" in first and "in raises" in first, job["error"]
+        assert "work.py" in first, job["error"]
+        assert "in raises" in first, job["error"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from amqp_helpers import Setup, failed, ids, job, spin, take, turn, until
 
 from router.brokers.amqp.link import CLOSE_SECONDS, connect
 from router.brokers.amqp.messages import publish_arguments
-from router.brokers.base import Bury, Done, Forward, Return
+from router.brokers.base import Bury, Delivery, Done, Forward, Return
 from tests.servers.proxy import Proxy, through
 from tests.servers.raw import Raw
 from tests.servers.shared import rabbit_node
@@ -69,6 +69,22 @@ def test_forward_bury_and_return(setup: Setup, raw: Raw) -> None:
     assert ids([retried]) == ["retry"]
     consumer.settle([Done(retried)])
     assert broker.failed() == [failed("bad", at=1234.5)]
+
+
+def test_a_job_that_comes_while_others_are_settled_need_not_wait_for_the_next_event(setup: Setup) -> None:
+    broker = setup.broker()
+    consumer = setup.consumer(broker)
+    broker.publish([job(id="first")])
+    room = {"a": 2}
+    taken: list[Delivery] = []
+    until(lambda: taken.extend(turn(consumer, room)) or taken, "the first job")
+    consumer.poll(room)
+    broker.publish([job(id="second")])
+    assert select.select(list(consumer.wait_on()), [], [], 5)[0]
+    consumer.settle([Done(delivery) for delivery in taken])
+    assert consumer.patience() == 0
+    assert ids(consumer.poll(room)) == ["second"]
+    assert consumer.patience() > 0
 
 
 def test_what_is_not_settled_goes_back_when_closing(setup: Setup) -> None:

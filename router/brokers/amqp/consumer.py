@@ -59,6 +59,8 @@ class AmqpConsumer:
         self._lock_thread: LockThread[Held] | None = LockThread(locks, self._wake.set) if locks is not None else None
         self._readers: dict[str, QueueReader] = {}
         self._room: Mapping[str, int] = {}
+        self._came_since = False
+        """Jobs have come since the last `poll`: the socket won't become readable for them again."""
         self._open: dict[Held, Settlement] = {}
         """What was settled and is not acked yet."""
         self._lost: list[Delivery] = []
@@ -68,8 +70,10 @@ class AmqpConsumer:
     def poll(self, room: Mapping[str, int], limit: int | None = None) -> list[Delivery]:
         """See the contract."""
         now = time.monotonic()
-        self._wake.clear()
+        if self._wake.woken:
+            self._wake.clear()
         self._room = room
+        self._came_since = False
         for queue in room:
             if queue not in self._readers:
                 self._readers[queue] = reader = self._reader(queue)
@@ -91,18 +95,18 @@ class AmqpConsumer:
                 if reader.expects(now):
                     break  # the jobs of the queues behind it come after those that this one may have
             if self._line.link is not None:
-                self._line.link.pump()
+                self._line.link.flush()
         except LinkDown as error:
             taken = []
             self._detach(str(error), now)
         self._collect_lost()
-        # What came with the last `pump` may have ended some of these; they are in `take_lost` then.
-        return [each for each in taken if each.tag.live]
+        return taken
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """See the contract."""
         now = time.monotonic()
         returned: dict[QueueReader, list[Held]] = {}
+        before = self._buffered()
         try:
             if self._line.link is not None:
                 self._line.link.pump()  # what is known to be lost by now must not go on
@@ -119,10 +123,11 @@ class AmqpConsumer:
                 reader.give_back(jobs, now)
             self._step(now)
             if self._line.link is not None:
-                self._line.link.pump()
+                self._line.link.flush()
         except LinkDown as error:
             self._detach(str(error), now)
         self._collect_lost()
+        self._came_since = self._came_since or self._buffered() > before
 
     def take_lost(self) -> list[Delivery]:
         """See the contract."""
@@ -141,6 +146,8 @@ class AmqpConsumer:
 
     def patience(self) -> float:
         """See the contract."""
+        if self._came_since:
+            return 0.0
         now, epoch = time.monotonic(), time.time()
         lines = (self._line, self._out_line, self._slow_line)
         links = [line.link for line in lines if line.link is not None]
@@ -221,6 +228,9 @@ class AmqpConsumer:
         for reader in self._readers.values():
             reader.attach(None)
         self._answerer.attach(None)
+
+    def _buffered(self) -> int:
+        return sum(reader.buffered for reader in self._readers.values())
 
     def _collect_lost(self) -> None:
         for reader in self._readers.values():

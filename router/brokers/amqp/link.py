@@ -144,6 +144,11 @@ class Link:
             self._connection.pump()
             self._tick()
 
+    def flush(self) -> None:
+        """Send what can be sent; handles nothing, never waits."""
+        with self._guard:
+            self._connection._live_transport().flush()
+
     def wait(self, until: float) -> None:
         """Wait until something comes, but no longer than ``until`` (monotonic), then `pump`."""
         with self._guard:

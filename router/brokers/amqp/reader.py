@@ -129,6 +129,11 @@ class QueueReader:
             out.append(held.delivery)
         return out
 
+    @property
+    def buffered(self) -> int:
+        """How many jobs are here that `take` could give."""
+        return len(self._buffer)
+
     def expects(self, now: float) -> bool:
         """Whether a job may be on its way here: it was asked for a moment ago. ``now`` is monotonic."""
         on_its_way = now < self._asked_at + ON_ITS_WAY and not self._was_empty
