@@ -65,6 +65,18 @@ locks: {url: "${ROUTER_LOCKS_URL}"}
 """
 
 
+_JOURNAL = """
+import json, os, time
+
+def write(what, **details):
+    line = json.dumps({"what": what, "at": time.time(), "pid": os.getpid(), **details}) + "\\n"
+    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, line.encode())
+    os.close(fd)
+"""
+"""For handlers: what they write is in the file once `write` has returned, also where they are killed then."""
+
+
 class Command(subprocess.CompletedProcess[str]):
     """A command that has ended."""
 
@@ -137,6 +149,7 @@ class App:
             self.config = folder / "extensions.yaml"
             self.config.write_text(config if "broker:" in config else config + _CONNECTIONS)
         self.journal_path = folder / "journal.jsonl"
+        (folder / "journal.py").write_text(_JOURNAL)
         self.env = {
             "ROUTER_CONFIG": str(self.config),
             "ROUTER_BROKER_URL": broker_url,

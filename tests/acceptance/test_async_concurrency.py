@@ -11,13 +11,9 @@ import pytest
 from tests.app import App, sqlite_url
 
 WORK = """
-import asyncio, json, os, threading, time
+import asyncio, os, time
 
-def write(what, **details):
-    line = json.dumps({"what": what, "at": time.time(), "pid": os.getpid(), **details}) + "\\n"
-    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, line.encode())
-    os.close(fd)
+from journal import write
 
 running = 0
 

@@ -23,13 +23,9 @@ from tests.app import App
 JOBS = 1000
 
 WORK = """
-import json, os, re, time
+import re, time
 
-def write(what, **details):
-    line = json.dumps({"what": what, "at": time.time(), "pid": os.getpid(), **details}) + "\\n"
-    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, line.encode())
-    os.close(fd)
+from journal import write
 
 def count(event):
     write("start", number=event["number"])

@@ -13,14 +13,10 @@ from router.brokers.base import Outgoing, Topology
 from tests.app import App
 
 WORK = """
-import json, os, sys
+import os, sys
 import router
 
-def write(what, **details):
-    line = json.dumps({"what": what, "pid": os.getpid(), **details}) + "\\n"
-    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, line.encode())
-    os.close(fd)
+from journal import write
 
 def quick(event):
     write("quick")

@@ -12,12 +12,9 @@ import pytest
 from tests.app import App
 
 WORK = """
-import json, os, time
+import time
 
-def write(what):
-    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, (json.dumps({"what": what}) + "\\n").encode())
-    os.close(fd)
+from journal import write
 
 def first(event):
     write("VERSION")

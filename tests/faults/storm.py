@@ -37,14 +37,9 @@ UNDER_WAY = 3.0
 """Seconds before a fault in which a job may have started and not been acknowledged yet."""
 
 WORK = '''
-import json, os, time
+import os, time
 
-def write(what, **details):
-    line = json.dumps({"what": what, "at": time.time(), "pid": os.getpid(), **details}) + "\\n"
-    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, line.encode())
-    os.fsync(fd)
-    os.close(fd)
+from journal import write
 
 def count(event, context):
     """Every tenth job fails once, every fiftieth for good."""

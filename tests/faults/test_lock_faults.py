@@ -22,14 +22,9 @@ from router.locks.base import Claim, Held
 from tests.servers.redis import RedisServer
 
 WORK = """
-import json, os, time
+import time
 
-def write(what, **details):
-    line = json.dumps({"what": what, "at": time.time(), "pid": os.getpid(), **details}) + "\\n"
-    fd = os.open(os.environ["SHOP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, line.encode())
-    os.fsync(fd)
-    os.close(fd)
+from journal import write
 
 def once(event, context):
     write("start", key=event["key"], attempt=context.attempt)
