@@ -8,11 +8,11 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from router.brokers.base import FailedJob
 from router.cli.failed.lines import to_line

@@ -10,12 +10,13 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from router.app.aside import Stages, run_aside
 from router.app.context import current_job
@@ -462,7 +463,7 @@ class Router:
         now = time.time()
         due = [decode(job.body).not_before for job in unconfirmed]
         again = [
-            replace(job, delay=max(when - now, 0.0)) if when else job
+            msgspec.structs.replace(job, delay=max(when - now, 0.0)) if when else job
             for job, when in zip(unconfirmed, due, strict=True)
         ]
         return self._publish(again)

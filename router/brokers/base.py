@@ -13,8 +13,9 @@ Everything that travels here is frozen. Ids are job ids. Times are seconds since
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 from router.locks.base import Claim, Locks
 
@@ -25,16 +26,14 @@ PUBLISH_DEADLINE = 10.0
 """Seconds a publish may take before what isn't confirmed is reported as unconfirmed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(msgspec.Struct, frozen=True):
     """What a routing table needs on the broker: its queues, and the waits in seconds that its routes can produce."""
 
     queues: frozenset[str]
     delays: frozenset[float] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """An encoded job on its way to a queue, ready ``delay`` seconds from now.
 
     ``claim`` is set for a unique job: its lock is taken with the publishing, and holds for ``delay + lease``.
@@ -49,8 +48,7 @@ class Outgoing:
     lease: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """What became of a batch. Each of its jobs is in exactly one of the three.
 
     ``duplicates``: job id → id of the job that holds its lock. ``unconfirmed``: job id → why; such a job may or may
@@ -58,12 +56,11 @@ class Receipt:
     """
 
     confirmed: tuple[str, ...]
-    duplicates: Mapping[str, str] = field(default_factory=dict)
-    unconfirmed: Mapping[str, str] = field(default_factory=dict)
+    duplicates: Mapping[str, str] = {}
+    unconfirmed: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, eq=False):
     """A job handed to this worker until it is settled. ``count``: how often it has been handed out, this time included.
 
     ``tag`` is the broker's own; two deliveries are the same only if they are the same object.
@@ -80,8 +77,7 @@ Reason = Literal["attempts", "fail", "expired", "undecodable", "unknown_route", 
 that are no job; waited too long for a worker that knows its route; took the worker down with it each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailedJob:
+class FailedJob(msgspec.Struct, frozen=True):
     """A job that nobody will run until it is retried. ``body`` are the original bytes, ``error`` is the last reason.
 
     ``id`` is the job id; for bytes that can't be decoded, one made from them, and ``point`` and ``route`` are empty.
@@ -97,16 +93,14 @@ class FailedJob:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """The job is finished. ``free``: the lock to give up, before the ack."""
 
     delivery: Delivery
     free: Claim | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(msgspec.Struct, frozen=True):
     """The job goes on as ``successor`` (a retry, or waiting longer), which is confirmed before the ack.
 
     If ``successor.claim`` is set, the lock is raised to it (`Locks.extend`, for ``delay + lease``) after the confirm
@@ -118,8 +112,7 @@ class Forward:
     successor: Outgoing
 
 
-@dataclass(frozen=True, slots=True)
-class Bury:
+class Bury(msgspec.Struct, frozen=True):
     """The job has failed: kept as ``failed``, confirmed before the ack. ``free``: the lock to give up before it."""
 
     delivery: Delivery
@@ -127,8 +120,7 @@ class Bury:
     free: Claim | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Return:
+class Return(msgspec.Struct, frozen=True):
     """The job was not started here: another worker may have it at once, as it is."""
 
     delivery: Delivery
@@ -137,8 +129,7 @@ class Return:
 Settlement = Done | Forward | Bury | Return
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerState:
+class WorkerState(msgspec.Struct, frozen=True):
     """What a worker says of itself. ``last_error``: why the newest edit of its file is not in force, else None.
 
     ``running`` are (queue, job id, route, started_at). ``loaded_at``: since when this table is in force;
@@ -203,8 +194,7 @@ class Consumer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class QueueCounts:
+class QueueCounts(msgspec.Struct, frozen=True):
     """Numbers of one queue; None is "this broker can't tell for one queue". ``oldest``: when its longest-waiting ready
     job became ready, in seconds since the epoch; None if nothing is ready or it can't be told."""
 
@@ -215,8 +205,7 @@ class QueueCounts:
     oldest: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(msgspec.Struct, frozen=True):
     """Numbers of a namespace: by queue (each asked for, and each that is known to hold something), and in all."""
 
     queues: Mapping[str, QueueCounts]
@@ -224,21 +213,18 @@ class Counts:
     failed: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """Leave the failed job where it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """Delete the failed job. ``free``: the lock to give up before it. Mostly it is free already, but not where the
     broker itself took a job for failed, since its queue was gone."""
 
     free: Claim | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Requeue:
+class Requeue(msgspec.Struct, frozen=True):
     """Publish ``successor``, then remove the failed job. If the successor's claim is Taken, the job stays failed."""
 
     successor: Outgoing
@@ -247,8 +233,7 @@ class Requeue:
 Decision = Keep | Forget | Requeue
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
+class Sweep(msgspec.Struct, frozen=True):
     """What a sweep did. ``duplicates``: id of a job that stays failed → id of the job that holds its lock."""
 
     requeued: tuple[str, ...]

@@ -8,7 +8,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from router.brokers.base import (
     PUBLISH_DEADLINE,
@@ -369,4 +371,4 @@ class MemoryConsumer:
 
     def _show(self, now: float) -> None:
         if self._state is not None:
-            self._store.workers[self._name] = replace(self._state, seen_at=now)
+            self._store.workers[self._name] = msgspec.structs.replace(self._state, seen_at=now)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import msgspec
 
@@ -209,4 +208,6 @@ def live_workers(cursor: sqlite3.Cursor, namespace: str, seen_since: float) -> l
         "SELECT state, seen_at FROM workers WHERE namespace = ? AND seen_at >= ? ORDER BY name",
         (namespace, seen_since),
     )
-    return [replace(msgspec.json.decode(raw, type=WorkerState), seen_at=seen_at) for raw, seen_at in cursor]
+    return [
+        msgspec.structs.replace(msgspec.json.decode(raw, type=WorkerState), seen_at=seen_at) for raw, seen_at in cursor
+    ]

@@ -6,14 +6,14 @@ same job, come back after a lost ack, is recognised by its lower value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from router.jobs.job import Job
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """What a job wants to hold: ``key``, with its own (job, round, attempt) as the value."""
 
     key: str
@@ -22,8 +22,7 @@ class Claim:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """A lock that is held now. ``left``: seconds until it runs out, if nobody renews it."""
 
     claim: Claim
@@ -35,18 +34,15 @@ def claim_of(job: Job) -> Claim | None:
     return Claim(job.lock, job.job, job.round, job.attempt) if job.lock else None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """The claim holds its key, for the time it asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Superseded:
+class Superseded(msgspec.Struct, frozen=True):
     """The key is held by a later (round, attempt) of the same job: this copy is stale."""
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """The key is held by another job."""
 
     holder: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -229,4 +228,6 @@ class TestRouter(Router):
         later = self._clock() - job.dispatched_at
         times = {name: getattr(job, name) for name in ("dispatched_at", "not_before", "expires_at")}
         moved = {name: None if when is None else round(when + later, 6) for name, when in times.items()}
-        return replace(outgoing, body=encode(msgspec.structs.replace(job, **moved), inherit=outgoing.body))
+        return msgspec.structs.replace(
+            outgoing, body=encode(msgspec.structs.replace(job, **moved), inherit=outgoing.body)
+        )

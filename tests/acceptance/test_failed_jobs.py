@@ -10,11 +10,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from router.brokers import connect
 from router.brokers.base import FailedJob
@@ -449,7 +449,7 @@ def test_an_export_forgets_only_what_it_has_written(shop: Shop) -> None:
     patch = """
         from router.cli.failed import moving
         from router.brokers.base import Forget, Keep
-        from dataclasses import replace
+        from msgspec.structs import replace
         browse = moving.browse
         def browse_and_change(broker, visit):
             browse(broker, visit)

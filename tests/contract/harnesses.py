@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from broker_harness import Clock, Harness
+from msgspec.structs import replace
 
 from router.brokers.amqp import AmqpBroker
 from router.brokers.amqp.link import Address

@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+import msgspec
 from amqp.exceptions import AMQPError
 
 from router.brokers.amqp.link import Link, LinkDown, describe
@@ -42,8 +43,7 @@ class Refusal:
         return self.code in PERMANENT
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[Key]):
+class Outcome(msgspec.Struct, Generic[Key], frozen=True):
     """What became of one publication."""
 
     key: Key
@@ -132,7 +132,7 @@ class Confirms(Generic[Key]):
             numbers = [tag] if tag in in_flight else []
         for number in numbers:
             key, publication = in_flight.pop(number)
-            if self._returned[publication.id]:
+            if self._returned and self._returned[publication.id]:
                 self._returned[publication.id] -= 1
                 self._outcomes.append(Outcome(key, publication, "returned"))
             else:

@@ -11,14 +11,14 @@ import hashlib
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, cast, get_args
 
+import msgspec
 from amqp.serialization import dumps
 
-from router.brokers.amqp.names import Names, Wait, wait_for
+from router.brokers.amqp.names import AT_ONCE, Names, Wait, wait_for
 from router.brokers.amqp.wire import Delivered
 from router.brokers.base import FailedJob, Outgoing, Reason
 from router.jobs.job import MAX_ERROR_BYTES, UndecodableJob, decode
@@ -41,8 +41,7 @@ _PERSISTENT = b"\x02"
 _REASONS = frozenset(get_args(Reason))
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True):
     """A message ready to be sent. ``target`` names the queue it is meant for, in messages about it."""
 
     id: str
@@ -60,10 +59,7 @@ class Publication:
 
 def publish_job(names: Names, job: Outgoing, exact: frozenset[int], now: float) -> Publication:
     """``job``, to be handed out ``job.delay`` seconds after ``now`` (since the epoch)."""
-    if job.delay <= 0:
-        headers = _queue_header(job.queue)
-        return _publication(names, job.queue, Wait(0, whole=True), job.id, job.point, headers, job.body, now)
-    wait = wait_for(job.delay, exact)
+    wait = wait_for(job.delay, exact) if job.delay > 0 else AT_ONCE
     headers = _queue_header(job.queue) if wait.whole else _table({"queue": job.queue, NOT_BEFORE: now + job.delay})
     return _publication(names, job.queue, wait, job.id, job.point, headers, job.body, now)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 LADDER: tuple[int, ...] = tuple(250 << step for step in range(20))
 """Steps of the delay ladder in milliseconds: 0.25 s to 131,072 s (36 hours), each twice the one before."""
@@ -81,6 +82,7 @@ class Names:
         return f"{self.namespace}.delay.{milliseconds}"
 
 
+@lru_cache(maxsize=1024)
 def check_queue_name(name: str) -> None:
     """ValueError if RabbitMQ's topic exchanges would misread this queue name, or if it is too long."""
     if not name or any(word in ("*", "#") for word in name.split(".")):
@@ -108,11 +110,14 @@ class Wait:
     whole: bool
 
 
+AT_ONCE = Wait(0, whole=True)
+
+
 def wait_for(seconds: float, exact: frozenset[int] = frozenset()) -> Wait:
     """The delay queue for a job due in ``seconds``: its own, else the ladder's largest step that fits."""
     wanted = milliseconds(seconds)
     if wanted == 0:
-        return Wait(0, whole=True)
+        return AT_ONCE
     if wanted in exact:
         return Wait(wanted, whole=True)
     step = max((each for each in LADDER if each <= wanted), default=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 import time
 import weakref
@@ -128,7 +129,7 @@ class Publisher:
     """Publishes to ``address``. Safe to use from many threads and after a fork."""
 
     _lock: threading.Lock
-    _places: threading.BoundedSemaphore
+    _places: queue.SimpleQueue[int]
     _idle: list[_Session]
 
     def __init__(self, address: Address, repair: Repair) -> None:
@@ -145,12 +146,14 @@ class Publisher:
         Never raises for what happens on the way; a set-up that can't work raises BrokerRefused before anything is sent.
         """
         work = _Work(list(publications), time.monotonic() + seconds, seconds)
-        if not self._places.acquire(timeout=max(0.0, seconds)):
+        try:
+            place = self._places.get(timeout=max(0.0, seconds))
+        except queue.Empty:
             return {each.id: f"all {POOL} connections were busy for {seconds:g} s" for each in publications}
         try:
             self._carry_out(work)
         finally:
-            self._places.release()
+            self._places.put(place)
         return work.refused
 
     def close(self) -> None:
@@ -162,7 +165,9 @@ class Publisher:
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._places = threading.BoundedSemaphore(POOL)
+        self._places = queue.SimpleQueue()  # a semaphore, but not written in Python
+        for place in range(POOL):
+            self._places.put(place)
         self._idle = []
 
     def _forget(self) -> None:

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 import uuid
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -102,7 +101,7 @@ def ask(link: Link, names: Names, seconds: float = ANSWER_SECONDS) -> list[Worke
         except msgspec.DecodeError as error:
             log.warning("a worker of another version answered: %s", error)
             return
-        answers[state.name] = replace(state, seen_at=time.time())
+        answers[state.name] = msgspec.structs.replace(state, seen_at=time.time())
 
     queue = f"{names.answer}.{uuid.uuid4().hex}"
     channel.on_deliver = answered

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -125,4 +125,8 @@ class Watch:
 
 def lengthened(outgoing: Outgoing, within: float) -> Outgoing:
     """With a lock that doesn't run out while it is watched."""
-    return replace(outgoing, lease=max(outgoing.lease, within + 60.0)) if outgoing.claim is not None else outgoing
+    return (
+        msgspec.structs.replace(outgoing, lease=max(outgoing.lease, within + 60.0))
+        if outgoing.claim is not None
+        else outgoing
+    )
