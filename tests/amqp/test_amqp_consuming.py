@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import struct
 import time
+from collections import Counter
 
 import pytest
 from amqp_helpers import Setup, failed, ids, job, spin, take, turn, until
@@ -85,6 +86,21 @@ def test_a_job_that_comes_while_others_are_settled_need_not_wait_for_the_next_ev
     assert consumer.patience() == 0
     assert ids(consumer.poll(room)) == ["second"]
     assert consumer.patience() > 0
+
+
+def test_a_queue_that_is_deleted_just_before_closing_costs_no_acks_of_another(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    broker.publish([job(queue) for _ in range(100) for queue in ("a", "b")])
+    consumer = setup.consumer(broker)
+    taken: list[Delivery] = []
+    until(lambda: taken.extend(turn(consumer, {"a": 100, "b": 100})) or len(taken) == 200, "all jobs")
+    unsettled = Counter(delivery.queue for delivery in taken[:10])
+    consumer.settle([Done(delivery) for delivery in taken[10:]])
+    raw.channel.queue_delete(setup.names.queue("a"))
+    started = time.monotonic()
+    consumer.close()
+    assert time.monotonic() - started < 2
+    until(lambda: raw.ready(setup.names.queue("b")) == unsettled["b"], "what was not settled, and nothing else")
 
 
 def test_what_is_not_settled_goes_back_when_closing(setup: Setup) -> None:
