@@ -5,6 +5,7 @@ It imports no user code and never blocks for longer than the broker's contract a
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -311,6 +312,7 @@ class Worker:
         self._last_error = self._last_error_at = None
         self._table, self._loaded_at = table, time.time()
         self._desk.use(table)
+        gc.collect()  # the connection that declared it is made of cycles: they would lie here for hundreds of reloads
         changes = difference(old, table) or ["no route changed; children are replaced, so that edited code is in force"]
         for change in changes:
             log.info("reload: %s", change, extra={"event": "reload.changed"})
