@@ -34,8 +34,6 @@ def once(event, context):
     write("end", key=event["key"], attempt=context.attempt)
 """
 
-SUPERSEDED = "a later attempt of it is under way"
-
 FILE = """
 version: 1
 pythonpath: ["."]
@@ -185,7 +183,7 @@ def test_a_stale_copy_of_a_unique_job_is_superseded_and_one_chain_goes_on(storm:
     broker.close()
     second = storm.start_worker("--concurrency", "1")
     storm.app.wait_for("end")
-    storm.app.wait_until(lambda: SUPERSEDED in second.log())
+    storm.app.wait_until(lambda: "a later attempt of it is under way" in second.log())
     storm.app.wait_until(lambda: storm.app.counts().queues["default"].ready == 0)
     storm.app.wait_until(lambda: held(storm, 1) is None)
     assert [line["attempt"] for line in storm.app.journal("start")] == [1, 2]

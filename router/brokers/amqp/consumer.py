@@ -59,8 +59,8 @@ class AmqpConsumer:
         self._lock_thread: LockThread[Held] | None = LockThread(locks, self._wake.set) if locks is not None else None
         self._readers: dict[str, QueueReader] = {}
         self._room: Mapping[str, int] = {}
-        self._came_since = False
-        """Jobs have come since the last `poll`: the socket won't become readable for them again."""
+        self._polled = 0
+        """How many jobs had come by the last `poll`: the socket won't become readable again for those since."""
         self._open: dict[Held, Settlement] = {}
         """What was settled and is not acked yet."""
         self._lost: list[Delivery] = []
@@ -73,7 +73,6 @@ class AmqpConsumer:
         if self._wake.woken:
             self._wake.clear()
         self._room = room
-        self._came_since = False
         for queue in room:
             if queue not in self._readers:
                 self._readers[queue] = reader = self._reader(queue)
@@ -100,13 +99,13 @@ class AmqpConsumer:
             taken = []
             self._detach(str(error), now)
         self._collect_lost()
+        self._polled = self._delivered()
         return taken
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """See the contract."""
         now = time.monotonic()
         returned: dict[QueueReader, list[Held]] = {}
-        before = self._buffered()
         try:
             if self._line.link is not None:
                 self._line.link.pump()  # what is known to be lost by now must not go on
@@ -127,7 +126,6 @@ class AmqpConsumer:
         except LinkDown as error:
             self._detach(str(error), now)
         self._collect_lost()
-        self._came_since = self._came_since or self._buffered() > before
 
     def take_lost(self) -> list[Delivery]:
         """See the contract."""
@@ -146,7 +144,7 @@ class AmqpConsumer:
 
     def patience(self) -> float:
         """See the contract."""
-        if self._came_since:
+        if self._delivered() > self._polled:
             return 0.0
         now, epoch = time.monotonic(), time.time()
         lines = (self._line, self._out_line, self._slow_line)
@@ -229,8 +227,8 @@ class AmqpConsumer:
             reader.attach(None)
         self._answerer.attach(None)
 
-    def _buffered(self) -> int:
-        return sum(reader.buffered for reader in self._readers.values())
+    def _delivered(self) -> int:
+        return sum(reader.delivered for reader in self._readers.values())
 
     def _collect_lost(self) -> None:
         for reader in self._readers.values():

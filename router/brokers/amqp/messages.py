@@ -18,7 +18,7 @@ from typing import Any, cast, get_args
 import msgspec
 from amqp.serialization import dumps
 
-from router.brokers.amqp.names import AT_ONCE, Names, Wait, wait_for
+from router.brokers.amqp.names import Names, Wait, wait_for
 from router.brokers.amqp.wire import Delivered
 from router.brokers.base import FailedJob, Outgoing, Reason
 from router.jobs.job import MAX_ERROR_BYTES, UndecodableJob, decode
@@ -59,7 +59,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 def publish_job(names: Names, job: Outgoing, exact: frozenset[int], now: float) -> Publication:
     """``job``, to be handed out ``job.delay`` seconds after ``now`` (since the epoch)."""
-    wait = wait_for(job.delay, exact) if job.delay > 0 else AT_ONCE
+    wait = wait_for(job.delay, exact)
     headers = _queue_header(job.queue) if wait.whole else _table({"queue": job.queue, NOT_BEFORE: now + job.delay})
     return _publication(names, job.queue, wait, job.id, job.point, headers, job.body, now)
 

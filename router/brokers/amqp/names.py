@@ -110,14 +110,11 @@ class Wait:
     whole: bool
 
 
-AT_ONCE = Wait(0, whole=True)
-
-
 def wait_for(seconds: float, exact: frozenset[int] = frozenset()) -> Wait:
     """The delay queue for a job due in ``seconds``: its own, else the ladder's largest step that fits."""
     wanted = milliseconds(seconds)
     if wanted == 0:
-        return AT_ONCE
+        return Wait(0, whole=True)
     if wanted in exact:
         return Wait(wanted, whole=True)
     step = max((each for each in LADDER if each <= wanted), default=0)

@@ -85,6 +85,8 @@ class QueueReader:
         self._tag_held = 0
         self._held: dict[int, Held] = {}
         self._buffer: deque[Held] = deque()
+        self.delivered = 0
+        """How many jobs have come so far."""
         self._early: list[tuple[float, int, Held]] = []
         self._acked: set[int] = set()
         self._sent_at: deque[float] = deque(maxlen=FEW)
@@ -128,11 +130,6 @@ class QueueReader:
             held.delivery = Delivery(self.queue, body_of(message), delivery_count(message), held)
             out.append(held.delivery)
         return out
-
-    @property
-    def buffered(self) -> int:
-        """How many jobs are here that `take` could give."""
-        return len(self._buffer)
 
     def expects(self, now: float) -> bool:
         """Whether a job may be on its way here: it was asked for a moment ago. ``now`` is monotonic."""
@@ -317,6 +314,7 @@ class QueueReader:
     def _delivered(self, tag: str, number: int, routing_key: str, message: Any) -> None:
         held = Held(self, number, tag, message, "buffered")
         self._held[number] = held
+        self.delivered += 1
         if tag == self._tag:
             self._tag_held += 1
             self._was_empty = False

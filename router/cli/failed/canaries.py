@@ -125,8 +125,6 @@ class Watch:
 
 def lengthened(outgoing: Outgoing, within: float) -> Outgoing:
     """With a lock that doesn't run out while it is watched."""
-    return (
-        msgspec.structs.replace(outgoing, lease=max(outgoing.lease, within + 60.0))
-        if outgoing.claim is not None
-        else outgoing
-    )
+    if outgoing.claim is None:
+        return outgoing
+    return msgspec.structs.replace(outgoing, lease=max(outgoing.lease, within + 60.0))
