@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,6 +39,7 @@ from router.errors import (
     RegistrationError,
     UnknownPoint,
 )
+from router.forks import in_forked_children
 from router.jobs.following import LifecycleEvent, Name, level, log_event, of_job
 from router.jobs.job import decode
 from router.routing.events import import_event_type
@@ -93,7 +93,7 @@ class Router:
         return self
 
     def _start(self, settings: Settings, generation: int) -> None:
-        self._lock = threading.RLock()
+        self._renew()
         self._routes: list[Route] = []
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._broker: Broker | None = None
@@ -101,11 +101,14 @@ class Router:
         self._in_bootstrap = False
         self.listeners = Listeners()
         self.references = References()
-        _routers.add(self)
+        in_forked_children(self._renew)
         self._reloader = Reloader(self._reload)
         self._state = _State(compile_table(settings, generation=generation))
         extend_import_path(settings)
         self._bootstrap()
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
 
     def _bootstrap(self) -> None:
         path = self.table.settings.bootstrap
@@ -563,19 +566,6 @@ def _followed(outgoing: Sequence[Outgoing], receipt: Receipt, at: float) -> Iter
             yield of_job("queued", job, published.queue, at, wait=published.delay or None)
         else:
             yield of_job("duplicate", job, published.queue, at, holder=holder)
-
-
-_routers: weakref.WeakSet[Router] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """A lock that another thread of the parent held would be held for ever."""
-    for router in _routers:
-        router._lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def topology(table: RoutingTable) -> Topology:

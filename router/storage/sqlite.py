@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from router.errors import BrokerRefused
+from router.forks import in_forked_children
 from router.storage import schema
 from router.storage.errors import DatabaseBusy, explain
 from router.storage.forking import gate
@@ -80,10 +81,10 @@ class Database:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
         self._announced = False
-        self._reset()
+        self._renew()
+        in_forked_children(self._renew)
 
-    def _reset(self) -> None:
-        self._pid = os.getpid()
+    def _renew(self) -> None:
         self._local = threading.local()
         # Threads of one process queue up here, woken at once, instead of sleeping in SQLite's busy handler.
         self._writing = threading.Lock()
@@ -102,7 +103,6 @@ class Database:
         Waits at most ``wait`` seconds for others who write, then raises DatabaseBusy. Not to be nested.
         """
         with gate, self._explained():
-            self._notice_fork()
             until = time.monotonic() + wait
             if not self._writing.acquire(timeout=wait):
                 raise DatabaseBusy(f"{self.path} is busy: other threads of this process are writing to it")
@@ -128,7 +128,6 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Cursor]:
         """A consistent look at the file; never waits for those who write."""
         with gate, self._explained():
-            self._notice_fork()
             cursor = self._connection().cursor
             cursor.execute("BEGIN")
             try:
@@ -140,7 +139,6 @@ class Database:
     def version(self) -> Version:
         """A value that changes whenever anybody, this thread included, has written to the file. Takes microseconds."""
         with gate, self._explained():
-            self._notice_fork()
             connection = self._connection()
             data = connection.cursor.execute("PRAGMA data_version").fetchone()[0]
             return (connection.serial, data, connection.writes)
@@ -148,10 +146,6 @@ class Database:
     def close(self) -> None:
         """Close the connections of all threads, each as soon as it isn't in use; the next call opens one anew."""
         self._local = threading.local()
-
-    def _notice_fork(self) -> None:
-        if self._pid != os.getpid():
-            self._reset()
 
     def _connection(self) -> _Connection:
         connection: _Connection | None = getattr(self._local, "connection", None)

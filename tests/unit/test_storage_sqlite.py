@@ -6,7 +6,9 @@ import gc
 import logging
 import os
 import sqlite3
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -344,3 +346,31 @@ def test_a_fork_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monke
     go_on.set()
     thread.join(10)
     assert keys(database) == ["held"]
+
+
+def test_threads_that_all_come_first_after_a_fork_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    """As in a server whose first requests come all at once: one of them failed with "release unlocked lock"."""
+    database = Database(tmp_path / "x.db")
+    write(database)
+    for _ in range(30):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = len(_failures_of_threads(database))
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _failures_of_threads(database: Database) -> list[BaseException]:
+    sys.setswitchinterval(1e-6)
+    together = threading.Barrier(8)
+
+    def first_call() -> None:
+        together.wait(10)
+        write(database, wait=10)
+
+    with ThreadPoolExecutor(8) as threads:
+        calls = [threads.submit(first_call) for _ in range(8)]
+    return [failure for call in calls if (failure := call.exception()) is not None]

@@ -34,6 +34,7 @@ from router.brokers.base import (
 )
 from router.brokers.locking import needs_locks, publish_locked
 from router.errors import BrokerRefused, BrokerUnavailable
+from router.forks import in_forked_children
 from router.locks.base import Claim, Locks
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,12 @@ class AmqpBroker:
         self._declare = declare
         self._known: Topology | None = None
         self._exact_delays: frozenset[int] = frozenset()
-        self._mutex = threading.Lock()
+        self._renew()
+        in_forked_children(self._renew)
         self._publisher = Publisher(self.address, self._repair)
+
+    def _renew(self) -> None:
+        self._mutex = threading.Lock()
 
     @property
     def locks(self) -> Locks | None:

@@ -8,11 +8,9 @@ named and the others pass.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,6 +19,7 @@ from router.brokers.amqp.confirms import WINDOW, Confirms
 from router.brokers.amqp.link import Address, Link, LinkDown, connect
 from router.brokers.amqp.messages import Publication
 from router.errors import BrokerRefused, BrokerUnavailable
+from router.forks import in_forked_children
 
 log = logging.getLogger(__name__)
 
@@ -136,9 +135,7 @@ class Publisher:
         self._address = address
         self._repair = repair
         self._renew()
-        if hasattr(os, "register_at_fork"):
-            forget = weakref.WeakMethod(self._forget)
-            os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+        in_forked_children(self._forget)
 
     def publish(self, publications: Sequence[Publication], seconds: float) -> dict[str, str]:
         """Publish these and wait for their confirms; returns id → reason for those without.
