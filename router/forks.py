@@ -9,21 +9,22 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
+from typing import Any, TypeVar
 
-_methods: set[weakref.WeakMethod[Callable[[], None]]] = set()
+T = TypeVar("T")
 
-
-def in_forked_children(method: Callable[[], None]) -> None:
-    """Call this bound method in each process that is forked while its object lives, with no other thread about."""
-    _methods.add(weakref.WeakMethod(method, _methods.discard))
+_renewals: weakref.WeakKeyDictionary[object, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 
-def _call_all() -> None:
-    for reference in list(_methods):
-        method = reference()
-        if method is not None:
-            method()
+def in_forked_children(owner: T, renew: Callable[[T], None]) -> None:
+    """Call ``renew(owner)`` in each process that is forked while ``owner`` lives, with no other thread about."""
+    _renewals[owner] = renew
+
+
+def _renew_all() -> None:
+    for owner, renew in list(_renewals.items()):
+        renew(owner)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_call_all)
+    os.register_at_fork(after_in_child=_renew_all)

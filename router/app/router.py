@@ -101,7 +101,7 @@ class Router:
         self._in_bootstrap = False
         self.listeners = Listeners()
         self.references = References()
-        in_forked_children(self._renew)
+        in_forked_children(self, Router._renew)
         self._reloader = Reloader(self._reload)
         self._state = _State(compile_table(settings, generation=generation))
         extend_import_path(settings)

@@ -82,7 +82,7 @@ class Database:
         self.path = os.path.abspath(path)
         self._announced = False
         self._renew()
-        in_forked_children(self._renew)
+        in_forked_children(self, Database._renew)
 
     def _renew(self) -> None:
         self._local = threading.local()

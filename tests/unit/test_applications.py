@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -796,3 +797,13 @@ def test_a_plain_session_in_asyncio_code_dispatches_as_it_commits_in_the_loops_t
 
     asyncio.run(main())
     assert payloads(app) == [{"n": 1}]
+
+
+def test_a_script_with_a_router_of_its_own_ends_without_a_word(tmp_path: Path) -> None:
+    """What remembers it for forks met a half-dismantled interpreter, and said so."""
+    (tmp_path / "extensions.yaml").write_text("version: 1\n")
+    script = "import router; app = router.Router('extensions.yaml'); app.broker"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    assert ended.stderr == ""

@@ -68,7 +68,7 @@ class AmqpBroker:
         self._known: Topology | None = None
         self._exact_delays: frozenset[int] = frozenset()
         self._renew()
-        in_forked_children(self._renew)
+        in_forked_children(self, AmqpBroker._renew)
         self._publisher = Publisher(self.address, self._repair)
 
     def _renew(self) -> None:

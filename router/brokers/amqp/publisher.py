@@ -135,7 +135,7 @@ class Publisher:
         self._address = address
         self._repair = repair
         self._renew()
-        in_forked_children(self._forget)
+        in_forked_children(self, Publisher._forget)
 
     def publish(self, publications: Sequence[Publication], seconds: float) -> dict[str, str]:
         """Publish these and wait for their confirms; returns id → reason for those without.
