@@ -35,12 +35,21 @@ extensions:
   only_one:
     handlers:
       - {handler: "work:work", id: unique, async: {queue: uniques, retries: 1, uniqueJob: true, uniqueBy: [number]}}
+  one_waits:
+    handlers:
+      - {handler: "work:slow", id: unique, async: {queue: uniques, retries: 2, backoffSeconds: 50ms,
+                                                   uniqueJob: true, uniqueBy: [number], uniqueUntil: start}}
 """
 
 SCHEMA = {"type": "object", "required": ["number"], "properties": {"number": {"type": "integer"}}}
 
 WORK = """
-import json, os, pathlib
+import json, os, pathlib, time
+
+def slow(event, context):
+    if context.attempt == context.max_attempts:
+        time.sleep(event["seconds"])
+    work(event, context)
 
 def work(event, context):
     if event["number"] in json.loads(pathlib.Path("broken.json").read_text()):

@@ -21,6 +21,7 @@ import msgspec
 from router.config.settings import MAX_WAIT, AsyncOptions
 from router.errors import ChildDied, JobTimeout
 from router.jobs.job import MAX_ERROR_BYTES, MAX_HISTORY, AttemptOutcome, AttemptRecord, Job
+from router.jobs.unique import until_start
 
 FIRST_PARK_SECONDS = 1.0
 PARK_SECONDS = 10.0
@@ -127,7 +128,7 @@ def next_step(
         not_before=now + wait,
         waiting_since=None,
         # What was unique until it started is so no more: another one may hold the lock by now.
-        lock=None if options.unique and options.unique.until == "start" else job.lock,
+        lock=None if until_start(job.lock, options.unique) else job.lock,
     )
     return Again(successor, wait, record.error)
 

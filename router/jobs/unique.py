@@ -1,4 +1,4 @@
-"""The key of a unique job's lock."""
+"""The keys of locks that jobs hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import msgspec
 from router.config.settings import Unique
 from router.errors import InvalidPayload
 
+_CANARY = ":canary:"
+
 
 def lock_key(namespace: str, point: str, route: str, unique: Unique, event: bytes) -> str:
     """``namespace:point:route:digest``, the digest being SHA-256 of the canonical JSON of what ``uniqueBy`` names.
@@ -20,6 +22,21 @@ def lock_key(namespace: str, point: str, route: str, unique: Unique, event: byte
     values = [_value(payload, path, point, route) for path in unique.by] if unique.by else payload
     digest = hashlib.sha256(msgspec.json.encode(values, order="deterministic")).hexdigest()
     return f"{namespace}:{point}:{route}:{digest}"
+
+
+def canary_key(namespace: str, job: str) -> str:
+    """The key by which a canary of `router failed retry` is watched: its own, held until it is done."""
+    return f"{namespace}{_CANARY}{job}"
+
+
+def is_canary(key: str | None) -> bool:
+    """Whether it is a `canary_key`."""
+    return key is not None and _CANARY in key
+
+
+def until_start(key: str | None, unique: Unique | None) -> bool:
+    """Whether a job of that route gives up this lock when its handler starts."""
+    return key is not None and unique is not None and unique.until == "start" and not is_canary(key)
 
 
 def key_parts(key: str) -> tuple[str, str, str]:

@@ -20,6 +20,7 @@ from router.errors import InvalidPayload, JobExpired, Retry, RouterError
 from router.jobs import lifecycle
 from router.jobs.following import Name, of_job, of_step
 from router.jobs.job import Job, decode
+from router.jobs.unique import until_start
 from router.locks.base import Held, Taken, claim_of
 from router.routing.events import Unread
 from router.routing.handlers import Handler, own_frames
@@ -179,9 +180,9 @@ class JobRunner:
         if lifecycle.is_expired(turn.job, self._clock()):
             return unread.payload, None, lifecycle.Expired()
         self._told("started", turn)
-        claim, unique = claim_of(turn.job), runnable.options.unique
-        if claim is not None and unique is not None and unique.until == "start" and self._broker.locks is not None:
-            self._broker.locks.free(claim)
+        claim, locks = claim_of(turn.job), self._broker.locks
+        if claim is not None and locks is not None and until_start(claim.key, runnable.options.unique):
+            locks.free(claim)
         event = unread.payload
         try:
             event = unread.load()

@@ -17,6 +17,7 @@ from router.errors import LocksUnavailable
 from router.jobs import lifecycle
 from router.jobs.following import name_of
 from router.jobs.lifecycle import Again, Callback, Died, Expired, Failed, Finish, Outcome, Step, TimedOut
+from router.jobs.unique import until_start
 from router.locks.base import Held, Locks, Taken
 from router.routing.table import RoutingTable
 from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
@@ -294,7 +295,7 @@ class Desk:
 
     def _free_at_start(self, run: Run) -> None:
         """Give up the lock of a job that is unique until it starts."""
-        if self._locks is None or run.claim is None or run.options.unique is None or run.options.unique.until == "done":
+        if self._locks is None or run.claim is None or not until_start(run.claim.key, run.options.unique):
             return
         run.renew_at = None
         try:

@@ -139,6 +139,9 @@ def test_bytes_that_are_no_job_are_shown_and_stay_when_all_is_retried(shop: Shop
         (["list", "--reason", "bad"], "unknown_route"),
         (["list", "--limit", "0"], "--limit"),
         (["show", "nix"], "nix is no failed job"),
+        (["show", ""], "an empty id names no job"),
+        (["retry", ""], "an empty id names no job"),
+        (["forget", ""], "an empty id names no job"),
         (["retry"], "--all"),
         (["retry", "nix"], "nix is no failed job"),
         (["retry", "nix", "--all"], "not both"),
@@ -279,6 +282,21 @@ def test_a_job_that_somebody_else_retried_while_it_was_edited_is_left_alone(shop
     assert shop.worked() == [7]
 
 
+def test_a_job_that_was_unique_until_it_started_is_so_again_when_it_is_retried(shop: Shop) -> None:
+    shop.broken(7)
+    payload = ("-p", '{"number": 7, "seconds": 0}')
+    shop.app.router("dispatch", "one_waits", *payload)
+    shop.run_jobs()
+    (job,) = shop.failed()
+    shop.router("failed", "retry", job)
+    assert f"job {job} is not done yet" in shop.app.router("dispatch", "one_waits", *payload).stdout
+    shop.run_jobs()
+    assert shop.failed() == [job]
+    assert "queued" in shop.app.router("dispatch", "one_waits", *payload).stdout
+    done = shop.router("failed", "retry", job, code=1)
+    assert f"{job} is unique, and job" in done.stderr
+
+
 # -- canaries
 
 
@@ -312,6 +330,23 @@ def test_a_canary_that_fails_again_keeps_the_others_back(shop: Shop) -> None:
     shop.broken()
     shop.router("failed", "retry", "--all")
     shop.app.wait_for("worked", 6)
+
+
+def test_a_canary_that_is_unique_until_it_starts_is_watched_until_it_is_done(shop: Shop) -> None:
+    shop.broken(1, 2)
+    for number in (1, 2):
+        shop.app.router("dispatch", "one_waits", "-p", json.dumps({"number": number, "seconds": 0}))
+    shop.run_jobs()
+    assert len(shop.failed()) == 2
+    payload = {"number": 1, "seconds": 2.5}  # longer than it takes to believe that a job without a lock is done
+    editor(shop, json.dumps(payload))
+    (slow,) = shop.failed("--limit", "1")
+    shop.router("failed", "retry", slow, "--edit")
+    shop.run_jobs()
+    shop.app.start_worker("--concurrency", "1")
+    done = shop.router("failed", "retry", "--limit", "1", "--canary", "1", "--within", "30s", code=1)
+    assert f"canary {slow} has failed again: ValueError: no stock for 1" in done.stderr
+    assert shop.router("locks", "list", "--format", "json").json() == []
 
 
 def test_canaries_without_a_worker_are_waited_for_in_vain(shop: Shop) -> None:

@@ -1,8 +1,8 @@
 """``router failed retry --canary``: a few first, the others only if those succeed.
 
 RabbitMQ can't be asked what has become of a job. But a job that holds a lock keeps it until it is done, or has failed
-for good: so a canary gets one, under a key of its own if it isn't unique. Without a lock store it counts as done when
-its queue is empty and nothing of that queue runs, for a while.
+for good: so a canary gets one, under a key of its own where it is not unique, or only until it starts. Without a lock
+store it counts as done when its queue is empty and nothing of that queue runs, for a while.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from router.cli.failed.selecting import decoded
 from router.cli.failed.sweeping import browse
 from router.config.settings import AsyncOptions
 from router.jobs.job import Job
+from router.jobs.unique import canary_key, is_canary, until_start
 from router.locks.base import Locks
 
 LOOK_EVERY = 0.2
@@ -29,19 +30,19 @@ LOOK_AGAIN = 1.0
 NO_WORKER_AFTER = 3.0
 """Seconds after which somebody may have forgotten to start one."""
 
-_MARK = ":canary:"
-
 
 def as_canary(job: Job, options: AsyncOptions | None, namespace: str, locks: Locks | None) -> Job:
     """The next round of a job, with one attempt, so that it tells soon, and a lock by which it can be watched."""
     attempt = options.max_attempts if options else job.attempt
-    lock = job.lock or (f"{namespace}{_MARK}{job.job}" if locks is not None else None)
+    lock = job.lock
+    if locks is not None and (lock is None or until_start(lock, options.unique if options else None)):
+        lock = canary_key(namespace, job.job)
     return msgspec.structs.replace(job, attempt=attempt, lock=lock)
 
 
 def without_mark(job: Job) -> Job:
     """The job as it was before it was a canary."""
-    return msgspec.structs.replace(job, lock=None) if job.lock and _MARK in job.lock else job
+    return msgspec.structs.replace(job, lock=None) if is_canary(job.lock) else job
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
+import msgspec
 import typer
 
 from router.app.router import Router, topology
@@ -30,9 +31,11 @@ from router.cli.failed.selecting import (
 )
 from router.cli.failed.sweeping import Tally, browse, carry_out, finish, interrupted
 from router.config import counted, format_duration
-from router.errors import RouterError
+from router.config.settings import AsyncOptions
+from router.errors import InvalidPayload, RouterError
 from router.jobs.job import Job
 from router.jobs.lifecycle import next_round
+from router.jobs.unique import lock_key
 from router.locks.base import claim_of
 from router.worker.settling import publish_again, queue_for
 
@@ -116,13 +119,25 @@ class Retrial:
                 f"{job.point}; it stays until one of the two is back"
             )
             return Keep()
-        job = next_round(without_mark(job))
+        namespace = table.settings.namespace
+        job = _locked(next_round(without_mark(job)), options, namespace)
         if self._within is None:
             return Requeue(publish_again(job, failed.body, queue, options))
-        job = as_canary(job, options, table.settings.namespace, self._router.broker.locks)
+        job = as_canary(job, options, namespace, self._router.broker.locks)
         outgoing = lengthened(publish_again(job, failed.body, queue, options), self._within)
         self.sent[failed.id], self.rounds[failed.id] = outgoing, job.round
         return Requeue(outgoing)
+
+
+def _locked(job: Job, options: AsyncOptions | None, namespace: str) -> Job:
+    """With the lock of a unique job that has none any more, since it had started."""
+    if job.lock is not None or options is None or options.unique is None:
+        return job
+    try:
+        lock = lock_key(namespace, job.point, job.route, options.unique, bytes(job.event))
+    except InvalidPayload:  # of before the route was unique by what it lacks
+        return job
+    return msgspec.structs.replace(job, lock=lock)
 
 
 def _end(retrial: Retrial, tally: Tally, before: int = 0) -> None:

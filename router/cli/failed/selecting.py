@@ -183,6 +183,8 @@ def find(router: Router, ids: list[str]) -> list[FailedJob]:
 
     Of a job that is there twice (see docs/guarantees.md) the newest.
     """
+    if not all(ids):
+        raise UsageError("an empty id names no job")  # as of a shell's variable that isn't set; it begins every id
     near: dict[str, dict[str, FailedJob]] = {wanted: {} for wanted in ids}
 
     def visit(job: FailedJob) -> None:
