@@ -26,9 +26,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, SupportsFloat
 
 
 class RouterError(Exception):
@@ -129,11 +130,22 @@ class Retry(Exception):
     It uses up an attempt; on the last one the job fails. ``raise Retry(...) from error`` keeps the cause.
     """
 
-    def __init__(self, reason: str = "asked for a retry", *, delay: float | timedelta | None = None) -> None:
+    delay: float | None = None
+
+    def __init__(self, reason: str = "asked for a retry", *, delay: SupportsFloat | timedelta | None = None) -> None:
         super().__init__(reason)
-        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
-        if self.delay is not None and not 0 <= self.delay < float("inf"):
-            raise ValueError(f"Retry: a delay is a number of seconds, 0 or more, not {delay!r}")
+        if delay is not None:
+            self.delay = _seconds(delay)
+
+
+def _seconds(delay: SupportsFloat | timedelta) -> float:
+    try:
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"Retry: a delay is a number of seconds, 0 or more, not {delay!r}")
+    return seconds
 
 
 class Fail(Exception):

@@ -39,7 +39,17 @@ from router.worker.messages import (
 )
 from router.worker.pipes import ChildPipe
 from router.worker.processes import die_with_parent, leave_signals_to_parent, take_over
-from router.worker.runnables import Routes, Runnable, arguments_of, context_of, import_routes, prepare, raised, rss
+from router.worker.runnables import (
+    Routes,
+    Runnable,
+    arguments_of,
+    context_of,
+    encodable,
+    import_routes,
+    prepare,
+    raised,
+    rss,
+)
 from router.worker.stepping import Mark
 from router.worker.telling import Follower
 
@@ -90,7 +100,7 @@ class Child:
         try:
             job, runnable, unread = prepare(message.body, self._routes, self._pipe.flush)
         except (UndecodableJob, LookupError, InvalidPayload) as error:
-            self._pipe.send(NotRunnable(message.run, str(error.args[0])))
+            self._pipe.send(NotRunnable(message.run, encodable(str(error.args[0]))))
             return
         event = unread.payload
         context = context_of(job, runnable, message.queue)
@@ -176,7 +186,7 @@ def main() -> int:
             set_default(router)
             routes = import_routes(router.table, router.references)
         except Exception as error:  # noqa: BLE001 - whatever importing user code raises is told to the parent
-            pipe.send(Unready(f"{type(error).__name__}: {error}"))
+            pipe.send(Unready(encodable(f"{type(error).__name__}: {error}")))
             return 1
         sharing = frozenset(key for key, runnable in routes.items() if runnable.handler.is_async)
         pipe.send(Ready(frozenset(router.listeners.by_name), sharing))

@@ -22,7 +22,7 @@ from router.locks.base import Held, Locks, Taken
 from router.routing.table import RoutingTable
 from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
 from router.worker.journal import Journal
-from router.worker.messages import Call, Called, Cancel, NotRunnable, Raised, Returned, Started, Verdict
+from router.worker.messages import Call, Called, Cancel, NotRunnable, Raised, Ready, Returned, Started, Verdict
 from router.worker.messages import Run as RunMessage
 from router.worker.pool import MAX_UNSENT, Child, Pool
 from router.worker.runs import Run, Runs
@@ -70,7 +70,7 @@ class Desk:
         self._alone = False
         """One of them runs."""
         self._settlements: list[Settlement] = []
-        self.can_share: frozenset[tuple[str, str]] = frozenset()
+        self._can_share: frozenset[tuple[str, str]] = frozenset()
         """Point and id of the routes whose handlers are ``async def``."""
         self.ended: Counter[str] = Counter()
         """How many attempts ended here, by ``succeeded``, ``retried``, ``failed``, ``skipped``."""
@@ -94,6 +94,11 @@ class Desk:
         self._queues = frozenset(table.queues())
         self._served += sorted(self._queues.difference(self._served))
 
+    def rely_on(self, said: Ready) -> None:
+        """From now on take the children to be as this one of them says."""
+        self.journal.listened = said.listens
+        self._can_share = said.sharing
+
     def take_settlements(self) -> list[Settlement]:
         """What is to be settled since the last call."""
         settlements, self._settlements = self._settlements, []
@@ -105,16 +110,20 @@ class Desk:
         """How many more jobs of each queue can be taken now, the next queue first."""
         if self._locked_out or self._suspects or (self._alone and len(self._runs)):
             return {}
-        usable = pool.usable()
-        waiting = sum(map(len, self._waiting.values()))
-        free = sum(not child.runs for child in usable) - waiting - len(self._calls)
+        usable = self._open_to_jobs(pool.usable())
+        taken = sum(map(len, self._waiting.values())) + len(self._calls)
+        free = sum(not child.runs for child in usable) - taken
         many = self._table.settings.async_concurrency
-        shared = {queue: _places(queue, most, usable) - waiting for queue, most in many.items()}
+        shared = {queue: _places(queue, most, usable) - taken for queue, most in many.items()}
         limits = self._table.settings.concurrency
         in_hand = Counter(run.queue for run in self._runs) if limits else {}
         order = self.queues()
-        ahead = {queue: max(self._spare(queue, usable, now) - waiting, 0) for queue in order if queue not in limits}
+        ahead = {queue: max(self._spare(queue, usable, now) - taken, 0) for queue in order if queue not in limits}
         return room(order, free, ahead, shared, limits, in_hand)
+
+    def _open_to_jobs(self, usable: list[Child]) -> list[Child]:
+        """Those that may be given jobs: not the least busy one while callbacks wait for one with nothing to do."""
+        return usable[1:] if self._calls else usable
 
     def _spare(self, queue: str, usable: list[Child], now: float) -> int:
         """How many jobs of that queue could be sent ahead to busy children."""
@@ -136,7 +145,7 @@ class Desk:
     def _shares(self, run: Run) -> bool:
         """Whether this run may be in a child beside others."""
         many = self._table.settings.async_concurrency.get(run.queue, 1)
-        return many > 1 and not run.alone and (run.job.point, run.job.route) in self.can_share
+        return many > 1 and not run.alone and (run.job.point, run.job.route) in self._can_share
 
     def take(self, deliveries: Iterable[Delivery], now: float) -> None:
         """Take these in hand, each for what it is."""
@@ -189,6 +198,7 @@ class Desk:
         idle = [child for child in usable if not child.runs]
         while self._calls and idle:
             self._send_call(idle.pop(), *self._calls.popleft(), now)
+        usable = self._open_to_jobs(usable)
         progress = True
         while progress:
             progress = False
@@ -210,6 +220,7 @@ class Desk:
         if callback is None:
             self._conclude_decided(run, now)
         else:
+            run.phase = "calling"
             self._calls.append((run, outcome, callback))
 
     def _child_for(
@@ -266,13 +277,13 @@ class Desk:
                 self.journal.started(run)
                 self._free_at_start(run)
             case Returned(_, seconds, rss):
-                child.drop(run)
+                child.drop(run, now)
                 pool.note_job(child, rss)
-                if not run.shared:
-                    self._durations.note(run.queue, seconds)
+                self._note(run, seconds)
                 self._conclude(run, Finish(), seconds, now)
             case Raised(_, seconds, rss, error, asked, delay):
                 pool.note_job(child, rss)
+                self._note(run, seconds)
                 if asked == "timeout":
                     outcome: Outcome = TimedOut(run.options.timeout)
                 else:
@@ -280,18 +291,22 @@ class Desk:
                 callback = self._decide(run, outcome, seconds)
                 child.send(Verdict(run.number, callback))
                 if callback is None:
-                    child.drop(run)
+                    child.drop(run, now)
                     self._conclude_decided(run, now)
                 else:
                     run.phase = "calling"
                     run.deadline = now + CALLBACK_WITHIN
                     run.cancelled = False
             case Called():
-                child.drop(run)
+                child.drop(run, now)
                 self._conclude_decided(run, now)
             case NotRunnable(_, reason):
-                child.drop(run)
+                child.drop(run, now)
                 self._settlements += self._intake.cannot_run(run, reason, self._table)
+
+    def _note(self, run: Run, seconds: float) -> None:
+        if not run.shared:
+            self._durations.note(run.queue, seconds)
 
     def _free_at_start(self, run: Run) -> None:
         """Give up the lock of a job that is unique until it starts."""
@@ -335,6 +350,7 @@ class Desk:
         return next((run for run in child.runs.values() if run.cancelled and _is_overdue(run, now)), None)
 
     def _died(self, run: Run, outcome: TimedOut | Died, now: float) -> None:
+        self._note(run, now - run.started_at)
         callback = self._decide(run, outcome, now - run.started_at)
         if callback is None:
             self._conclude_decided(run, now)

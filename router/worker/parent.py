@@ -192,13 +192,15 @@ class Worker:
     def _listen(self, child: Child, now: float) -> None:
         for message in child.pipe.receive():
             self._heard(child, message, now)
+        if child.pipe.garbled is not None:
+            child.kill(f"it said what can't be understood: {child.pipe.garbled}")
 
     def _heard(self, child: Child, message: ToParent, now: float) -> None:
         match message:
-            case Ready(listens, sharing):
-                self._pool.note_ready(child)
-                self._desk.journal.listened = listens
-                self._desk.can_share = sharing
+            case Ready():
+                self._pool.note_ready(child, message)
+                if child.generation == self._table.generation:
+                    self._desk.rely_on(message)
             case Unready(error):
                 child.unready = error
             case _:
@@ -312,6 +314,9 @@ class Worker:
         self._last_error = self._last_error_at = None
         self._table, self._loaded_at = table, time.time()
         self._desk.use(table)
+        for child in self._pool.usable()[:1]:
+            assert child.ready is not None
+            self._desk.rely_on(child.ready)
         gc.collect()  # the connection that declared it is made of cycles: they would lie here for hundreds of reloads
         changes = difference(old, table) or ["no route changed; children are replaced, so that edited code is in force"]
         for change in changes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -24,18 +25,18 @@ def _frame(message: ToChild | ToParent) -> bytes:
     return _length.pack(len(body)) + body
 
 
-def _messages(data: bytearray, decoder: msgspec.msgpack.Decoder[Any]) -> list[Any]:
-    """Take every message that is whole off the front of ``data``."""
-    messages = []
+def _messages(data: bytearray, decoder: msgspec.msgpack.Decoder[Any], into: Callable[[Any], None]) -> None:
+    """Take every message that is whole off the front of ``data``. Raises msgspec.DecodeError after those before."""
     start = 0
-    while len(data) - start >= 4:
-        end = start + 4 + _length.unpack_from(data, start)[0]
-        if len(data) < end:
-            break
-        messages.append(decoder.decode(memoryview(data)[start + 4 : end]))
-        start = end
-    del data[:start]
-    return messages
+    try:
+        while len(data) - start >= 4:
+            end = start + 4 + _length.unpack_from(data, start)[0]
+            if len(data) < end:
+                break
+            into(decoder.decode(memoryview(data)[start + 4 : end]))
+            start = end
+    finally:
+        del data[:start]
 
 
 class ChildPipe:
@@ -89,7 +90,7 @@ class ChildPipe:
         if not data:
             raise EOFError("the parent is gone")
         self._in += data
-        self._arrived += _messages(self._in, self._decoder)
+        _messages(self._in, self._decoder, self._arrived.append)
 
 
 class ParentPipe:
@@ -103,6 +104,8 @@ class ParentPipe:
         self._decoder = msgspec.msgpack.Decoder(ToParent)
         self.ended = False
         """The other end is closed, or broken. What it had said before can still be received."""
+        self.garbled: str | None = None
+        """Set when it has said what nobody understands; nothing is received any more."""
         self._drained = False
 
     def fileno(self) -> int:
@@ -139,6 +142,7 @@ class ParentPipe:
 
     def receive(self) -> list[ToParent]:
         """Every message that has arrived whole."""
+        messages: list[ToParent] = []
         while not self._drained:
             try:
                 data = self._sock.recv(_CHUNK)
@@ -150,7 +154,12 @@ class ParentPipe:
             if not data:
                 self.ended = self._drained = True
             self._in += data
-        return _messages(self._in, self._decoder)
+        if self.garbled is None:
+            try:
+                _messages(self._in, self._decoder, messages.append)
+            except msgspec.DecodeError as error:
+                self.garbled = str(error)
+        return messages
 
     def close(self) -> None:
         """Close the parent's end."""

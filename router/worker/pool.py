@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from router.jobs.following import LifecycleEvent
-from router.worker.messages import Hello, Stop, Tell, ToChild
+from router.worker.messages import Hello, Ready, Stop, Tell, ToChild
 from router.worker.pipes import ParentPipe
 from router.worker.processes import describe_exit, start_program
 from router.worker.runs import Run
@@ -46,7 +46,10 @@ class Child:
     runs: dict[int, Run] = field(default_factory=dict)
     by_queue: Counter[str] = field(default_factory=Counter)
     """How many of the runs are of each queue."""
-    ready: bool = False
+    ready: Ready | None = None
+    """What it said when it had imported everything."""
+    free_since: float = 0.0
+    """When a run ended here last."""
     jobs_run: int = 0
     worn: bool = False
     """It has reached one of its `Limits`."""
@@ -75,8 +78,9 @@ class Child:
         self.by_queue[run.queue] += 1
         self.pipe.post(message)
 
-    def drop(self, run: Run) -> None:
+    def drop(self, run: Run, now: float) -> None:
         """That run has ended here."""
+        self.free_since = now
         del self.runs[run.number]
         self.by_queue[run.queue] -= 1
 
@@ -105,7 +109,9 @@ class Child:
     @property
     def usable(self) -> bool:
         """Whether it may be given jobs."""
-        return self.ready and not self.worn and self.stop_by is None and self.killed_for is None and not self.pipe.ended
+        if self.ready is None or self.worn or self.pipe.ended:
+            return False
+        return self.stop_by is None and self.killed_for is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,7 @@ class Pool:
         if self._coming_failed is not None:
             self._coming = None
             raise PoolExhausted(self._coming_failed)
-        return sum(child.ready for child in self._children if self._is_coming(child)) >= self.size
+        return sum(child.ready is not None for child in self._children if self._is_coming(child)) >= self.size
 
     def switch(self) -> None:
         """Give jobs to the children of `prepare` only; the others end as they finish what they run."""
@@ -221,7 +227,7 @@ class Pool:
         if self._coming is None or self._coming_failed is not None:
             return
         coming = [child for child in self._children if self._is_coming(child)]
-        starting = sum(not child.ready for child in coming)
+        starting = sum(child.ready is None for child in coming)
         most = max(self.size // 4, 1)
         for _ in range(min(most - starting, self.size - len(coming))):
             self._start(now, self._coming)
@@ -268,9 +274,9 @@ class Pool:
         if self._limits.max_memory is not None and rss > self._limits.max_memory:
             child.worn = True
 
-    def note_ready(self, child: Child) -> None:
+    def note_ready(self, child: Child, said: Ready) -> None:
         """That child has imported everything."""
-        child.ready = True
+        child.ready = said
         self._failures = 0
         self._ever_ready = True
 
@@ -310,6 +316,6 @@ class Pool:
 def _starts_nothing(child: Child, now: float) -> bool:
     """Whether it was sent a job long ago, runs none, and doesn't start it."""
     first = child.first
-    if first is None or now - first.sent_at <= START_WITHIN or first.phase != "sent":
+    if first is None or now - max(first.sent_at, child.free_since) <= START_WITHIN or first.phase != "sent":
         return False
     return not first.shared or all(run.phase == "sent" for run in child.runs.values())

@@ -122,4 +122,9 @@ def describe(error: BaseException) -> str:
     """``ValueError: text``, and below it the traceback from the handler's own frame on."""
     head = "".join(traceback.format_exception_only(error)).strip()
     trace = own_frames(error.__traceback__)
-    return f"{head}\n\n{''.join(traceback.format_exception(type(error), error, trace))}".strip()
+    return encodable(f"{head}\n\n{''.join(traceback.format_exception(type(error), error, trace))}".strip())
+
+
+def encodable(text: str) -> str:
+    """``text`` as it can travel: half a surrogate pair, as in a file name that is no UTF-8, is shown escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -11,6 +11,7 @@ import contextvars
 import logging
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from router.app.context import Context, running
@@ -21,7 +22,7 @@ from router.routing.events import Unread
 from router.routing.handlers import Handler
 from router.worker.messages import Called, Cancel, NotRunnable, Returned, Run, Started, Tell, ToChild, Verdict
 from router.worker.pipes import ChildPipe
-from router.worker.runnables import Routes, Runnable, arguments_of, context_of, prepare, raised, rss
+from router.worker.runnables import Routes, Runnable, arguments_of, context_of, encodable, prepare, raised, rss
 from router.worker.stepping import Mark, stepping_for, task_factory
 from router.worker.telling import Follower
 
@@ -42,16 +43,17 @@ class Sharing:
         self._overdue: set[int] = set()
         self._ended = asyncio.Event()
         self._parent_gone = False
+        self._broken: BaseException | None = None
 
     async def serve(self, first: Run) -> None:
-        """Raises EOFError where the parent is gone."""
+        """Raises EOFError where the parent is gone, and what can't be told to it."""
         loop = asyncio.get_running_loop()
         loop.set_task_factory(task_factory(self._mark))
         loop.add_reader(self._pipe.fileno(), self._read)
         try:
             for message in (first, *self._pipe.arrived()):
                 self._take(message)
-            while self._tasks and not self._parent_gone:
+            while self._tasks and not self._parent_gone and self._broken is None:
                 self._ended.clear()
                 await self._ended.wait()
         finally:
@@ -59,6 +61,8 @@ class Sharing:
             loop.set_task_factory(None)
         if self._parent_gone:
             raise EOFError("the parent is gone")
+        if self._broken is not None:
+            raise self._broken
 
     def _read(self) -> None:
         try:
@@ -90,7 +94,7 @@ class Sharing:
         try:
             job, runnable, unread = prepare(message.body, self._routes, self._pipe.flush)
         except (UndecodableJob, LookupError, InvalidPayload) as error:
-            self._pipe.send(NotRunnable(number, str(error.args[0])))
+            self._pipe.send(NotRunnable(number, encodable(str(error.args[0]))))
             return
         finally:
             self._mark.set(0)
@@ -98,11 +102,13 @@ class Sharing:
         context.run(stepping_for.set, number)
         attempt = self._attempt(message, job, runnable, unread)
         self._tasks[number] = task = asyncio.get_running_loop().create_task(attempt, context=context)
-        task.add_done_callback(lambda _: self._done(number))
+        task.add_done_callback(lambda task: self._done(number, task))
 
-    def _done(self, number: int) -> None:
+    def _done(self, number: int, task: asyncio.Task[None]) -> None:
         del self._tasks[number]
         self._overdue.discard(number)
+        if not task.cancelled():
+            self._broken = self._broken or task.exception()
         self._ended.set()
 
     async def _attempt(self, message: Run, job: Job, runnable: Runnable, unread: Unread) -> None:
@@ -122,7 +128,11 @@ class Sharing:
                 self._overdue.discard(number)
                 verdict = self._verdicts[number] = asyncio.get_running_loop().create_future()
                 self._pipe.send(raised(number, time.perf_counter() - began, error, runnable, overdue=overdue))
-                name = (await verdict).callback
+                while not verdict.done():
+                    # A Cancel may still come that was sent before the parent heard of the end.
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait((verdict,))
+                name = verdict.result().callback
                 if name is not None:
                     await self._callback(number, name, error, job, runnable, event)
             else:

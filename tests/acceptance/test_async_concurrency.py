@@ -13,6 +13,7 @@ from tests.app import App, sqlite_url
 WORK = """
 import asyncio, os, time
 
+from router import Fail, Retry
 from journal import write
 
 running = 0
@@ -63,6 +64,16 @@ async def raises(event):
     await asyncio.sleep(0.01)
     raise LookupError("nothing there")
 
+async def unwritable(event):
+    write("unwritable")
+    raise Fail("no file \\udcff.txt")
+
+async def bad_delay(event, context):
+    write("bad_delay", attempt=context.attempt)
+    error = Retry()
+    error.delay = "soon"
+    raise error
+
 async def failed(error, event):
     await asyncio.sleep(0)
     write("failed", error=type(error).__name__, text=str(error))
@@ -82,6 +93,10 @@ extensions:
   dies.unseen: {handlers: [{handler: "work:dies_in_a_callback", async: true}]}
   plain: {handlers: [{handler: "work:plain", async: true}]}
   raises: {handlers: [{handler: "work:raises", async: {retries: 1}}]}
+  unwritable: {handlers: [{handler: "work:unwritable", async: true}]}
+  unwritable.alone: {handlers: [{handler: "work:unwritable", async: {queue: alone}}]}
+  bad_delay: {handlers: [{handler: "work:bad_delay", async: true}]}
+  bad_delay.alone: {handlers: [{handler: "work:bad_delay", async: {queue: alone}}]}
   raises.alone: {handlers: [{handler: "work:raises", async: {retries: 1, queue: alone}}]}
 """
 
@@ -145,6 +160,30 @@ def test_a_traceback_starts_at_the_handler_whether_it_shares_its_child_or_not(lo
         first = job["error"].split("Traceback (most recent call last):\n")[1].splitlines()[0]
         assert "work.py" in first, job["error"]
         assert "in raises" in first, job["error"]
+
+
+@pytest.mark.parametrize("place", ["", ".alone"])
+def test_an_exception_whose_text_is_no_unicode_is_a_failure_like_any_other(local: App, place: str) -> None:
+    dispatch(local, f"unwritable{place}", neighbours=3, seconds=0.1)
+    worker = local.start_worker("--stop-when-empty", "--concurrency", "1")
+    assert worker.wait() == 0
+    (job,) = local.failed()
+    assert (job["reason"], job["error"].splitlines()[0]) == ("fail", r"router.errors.Fail: no file \udcff.txt")
+    assert len(local.journal("unwritable")) == 1
+    assert len(local.journal("end")) == 3
+    assert "child.ended" not in worker.log()
+
+
+@pytest.mark.parametrize("place", ["", ".alone"])
+def test_what_a_child_says_and_nobody_understands_ends_that_child_and_not_the_worker(local: App, place: str) -> None:
+    dispatch(local, f"bad_delay{place}", neighbours=3, seconds=0.1)
+    worker = local.start_worker("--stop-when-empty", "--concurrency", "1")
+    assert worker.wait() == 0
+    assert len(local.journal("end")) == 3
+    (job,) = local.failed()
+    assert "it said what can't be understood" in job["error"]
+    # Beside others nobody can say whose words those were: tried once more, alone, before it pays.
+    assert list(dict.fromkeys(line["attempt"] for line in local.journal("bad_delay"))) == [1, 2]
 
 
 @pytest.mark.parametrize(

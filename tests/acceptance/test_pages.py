@@ -42,6 +42,7 @@ DIFFERS = [
     (r"\d+(\.\d+)?(ms|s|m)\b", "DURATION"),
     (r"\d+ ms", "DURATION"),
     (r"\d+ children", "N children"),
+    (r"\n[ \t]*[~^]+(?=\n)", ""),  # where in its line: Python 3.13 leaves that out of some tracebacks
     (r"[ \t]+", " "),
 ]
 """What is another each time."""

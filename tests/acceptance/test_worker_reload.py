@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app import App
+from tests.app import App, sqlite_url
 
 WORK = """
 import time
@@ -132,3 +132,49 @@ def test_a_file_that_is_wrong_starts_nothing(app: App) -> None:
     done = app.router("run-worker", code=1)
     assert "there is no module 'wrok'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+BLOCKS = """
+import asyncio, os, sys, time
+from journal import write
+
+SYNC_OR_NOT
+    try:
+        asyncio.get_running_loop()
+        write("in a loop")
+    except RuntimeError:
+        write("by itself")
+"""
+FIRST_PASSES = """
+if "router.worker.child" in sys.modules["__main__"].__spec__.name:  # not the process that checks the file
+    try:
+        os.close(os.open("first", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        write("second imports")
+        deadline = time.monotonic() + 30
+        while not os.path.exists("go") and time.monotonic() < deadline:
+            time.sleep(0.01)
+"""
+
+
+def test_while_a_reload_is_prepared_handlers_run_as_the_code_that_has_them_says(tmp_path: Path) -> None:
+    """A handler that became `async def` in the new code ran on an event loop in the old, where it is still a `def`."""
+    file = FILE.replace("work:first", "blocks:handler") + "queues: {default: {asyncConcurrency: 5}}\n"
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "blocks.py").write_text(BLOCKS.replace("SYNC_OR_NOT", "def handler(event):"))
+    with App(tmp_path, file, sqlite_url(tmp_path)) as app:
+        worker = app.start_worker("--concurrency", "2")
+        app.router("dispatch", "raised")
+        app.wait_for("by itself")
+        # The first of the new children gets ready, the second is still importing.
+        (tmp_path / "blocks.py").write_text(BLOCKS.replace("SYNC_OR_NOT", f"{FIRST_PASSES}\nasync def handler(event):"))
+        worker.process.send_signal(signal.SIGHUP)
+        app.wait_for("second imports")
+        for _ in range(5):
+            app.router("dispatch", "raised")
+        app.wait_for("by itself", 6)
+        (tmp_path / "go").touch()
+        app.wait_until(lambda: "generation 2 is in force" in worker.log())
+        app.router("dispatch", "raised")
+        app.wait_for("in a loop")
+        assert len(app.journal("by itself")) == 6

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from router import Context
+from router import Context, Retry
 from router.logs import set_up_logging
 
 CONTEXT = Context("order.placed", "confirmation", "c1", 1.0, "j1", "mail", 2, 5)
@@ -37,3 +40,25 @@ def test_the_json_log_has_the_fields(capsys: pytest.CaptureFixture[str], monkeyp
     CONTEXT.logger.info("sent")
     line = json.loads(capsys.readouterr().err)
     assert (line["message"], line["job"], line["correlation"]) == ("sent", "j1", "c1")
+
+
+@pytest.mark.parametrize("delay", [5, 5.0, Decimal(5), timedelta(seconds=5)])
+def test_a_retry_takes_seconds_of_whatever_type_they_are(delay: Any) -> None:
+    """A Decimal, as a database's column has it, ended the worker: its parent could not read what it was sent."""
+    found = Retry(delay=delay).delay
+    assert (found, type(found)) == (5.0, float)
+    assert Retry().delay is None
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "soon", object(), 10**400])
+def test_a_retry_refuses_what_is_no_time(delay: Any) -> None:
+    with pytest.raises(ValueError, match="number of seconds"):
+        Retry(delay=delay)
+
+
+def test_a_retry_of_an_own_class_that_forgets_its_parent_has_the_delay_of_the_route() -> None:
+    class Later(Retry):
+        def __init__(self) -> None:
+            pass
+
+    assert Later().delay is None

@@ -1,4 +1,4 @@
-"""A job that is suspected of taking workers down starts alone, is not given back for that, and blames nobody."""
+"""The desk: jobs that are suspected of taking workers down start alone; callbacks get a child; lost jobs are let go."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from router.config.settings import AsyncOptions, Backoff, Point, Route, Settings
 from router.jobs.job import Job, encode
 from router.routing.table import compile_table
 from router.worker.desk import Desk
+from router.worker.messages import Call, Called, Ready, Returned, ToChild
+from router.worker.pool import Child
 
 OPTIONS = AsyncOptions(queue="first", delay=0, max_attempts=3, backoff=Backoff("fixed", (1.0,)), timeout=5)
 TABLE = compile_table(
@@ -22,8 +24,17 @@ TABLE = compile_table(
 )
 
 
-def delivery(name: str, count: int = 1, queue: str = "first") -> Delivery:
-    job = Job(v=1, job=name, point="p", route="r", event=msgspec.Raw(b"{}"), dispatched_at=0.0, correlation="c")
+def delivery(name: str, count: int = 1, queue: str = "first", expires_at: float | None = None) -> Delivery:
+    job = Job(
+        v=1,
+        job=name,
+        point="p",
+        route="r",
+        event=msgspec.Raw(b"{}"),
+        dispatched_at=0.0,
+        correlation="c",
+        expires_at=expires_at,
+    )
     return Delivery(queue, encode(job), count, None)
 
 
@@ -80,3 +91,68 @@ def test_a_worker_that_stops_gives_suspects_back() -> None:
     desk.return_all("stopping", 0.0)
     assert len(desk.take_settlements()) == 2
     assert desk.in_hand == 0
+
+
+# -- callbacks of jobs whose own child is gone, or that never had one
+
+EXPIRES = msgspec.structs.replace(OPTIONS, on_failure="m:g")
+SHARED = compile_table(
+    Settings(
+        path="x",
+        hash="x",
+        points=(Point("p", (Route("r", "p", "m:f", options=EXPIRES),)),),
+        async_concurrency={"first": 50},
+    )
+)
+
+
+def child() -> tuple[Child, list[ToChild]]:
+    """One that is ready, and what it was sent."""
+    sent: list[ToChild] = []
+    pipe = SimpleNamespace(unsent=0, ended=False, post=sent.append, send=sent.append)
+    return Child(None, pipe, 1, 0.0, None, ready=Ready()), sent  # type: ignore[arg-type]
+
+
+def test_an_expired_job_that_is_lost_before_its_callback_could_be_called_is_let_go_in_peace() -> None:
+    desk = Desk(SHARED, (), None)
+    expired = delivery("expired", expires_at=1.0)
+    desk.take([expired], 0.0)
+    desk.assign(pool(), 0.0)
+    desk.lost([expired])
+    only, sent = child()
+    desk.assign(pool(only), 0.0)
+    assert [type(message) for message in sent] == [Call]
+
+
+def test_a_worker_takes_no_more_expired_jobs_than_it_can_call_back_for() -> None:
+    desk = Desk(SHARED, (), None)
+    desk.rely_on(Ready(sharing=frozenset({("p", "r")})))
+    only, _ = child()
+    taken = 0
+    for turn in range(100):
+        for run in list(only.runs.values()):
+            desk.heard(only, Called(run.number), pool(only), turn)
+        room = desk.room(pool(only), turn).get("first", 0)
+        desk.take([delivery(f"{taken + number}", expires_at=1.0) for number in range(room)], turn)
+        taken += room
+        desk.assign(pool(only), turn)
+    assert desk.in_hand <= 50
+    assert taken > 90, "and it goes on"
+
+
+def test_a_callback_gets_a_child_however_busy_all_of_them_are_kept_with_shared_jobs() -> None:
+    desk = Desk(SHARED, (), None)
+    desk.rely_on(Ready(sharing=frozenset({("p", "r")})))
+    only, sent = child()
+    children = SimpleNamespace(usable=lambda: [only], note_job=lambda *_: None)
+    for turn in range(200):
+        for run in list(only.runs.values())[:-1] or list(only.runs.values()):  # there is always one that still runs
+            if run.phase == "calling":
+                return
+            desk.heard(only, Returned(run.number, 0.1, 1), children, turn)  # type: ignore[arg-type]
+        room = desk.room(children, turn).get("first", 0)  # type: ignore[arg-type]
+        expired = (turn, 0) if turn == 3 else None
+        jobs = [delivery(f"{turn}.{n}", expires_at=1.0 if (turn, n) == expired else None) for n in range(room)]
+        desk.take(jobs, turn)
+        desk.assign(children, turn)  # type: ignore[arg-type]
+    raise AssertionError(f"no callback was called: {sent[-5:]}")

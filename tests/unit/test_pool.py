@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from router.config.settings import Settings
-from router.worker.messages import Hello
+from router.worker.messages import Hello, Ready
 from router.worker.pipes import ParentPipe
 from router.worker.pool import EXIT_WITHIN, Child, Limits, Pool
 from router.worker.processes import describe_exit
@@ -26,7 +26,7 @@ def pool_and_child() -> tuple[Pool, Child]:
     ours, theirs = socket.socketpair()
     theirs.close()
     memory = new_memory()
-    child = Child(process, ParentPipe(ours), 1, 0.0, Mark(memory), ready=True)
+    child = Child(process, ParentPipe(ours), 1, 0.0, Mark(memory), ready=Ready())
     os.close(memory)
     child.pipe.receive()
     pool._children.append(child)

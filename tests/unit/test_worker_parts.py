@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from router.worker import runs as runs_module
 from router.worker.clock import Clock
 from router.worker.messages import Returned, Run, Started, Stop
 from router.worker.pipes import ChildPipe, ParentPipe
+from router.worker.pool import START_WITHIN, Child, _starts_nothing
 from router.worker.processes import describe_exit
 from router.worker.runs import Run as RunInHand
 from router.worker.runs import Runs
@@ -142,6 +144,24 @@ def test_a_lost_delivery_leaves_the_run_without_it():
     assert runs.detach(delivery) is None
 
 
+# -- children --
+
+
+def a_child() -> Child:
+    return Child(None, SimpleNamespace(post=lambda message: None), 1, 0.0, None)  # type: ignore[arg-type]
+
+
+def test_a_job_that_waited_behind_a_long_one_has_its_own_time_to_be_started():
+    child, long, next_one = a_child(), a_run(1), a_run(2)
+    for run in (long, next_one):
+        child.give(run, Run(run.number, "default", run.body))
+        run.phase, run.sent_at = "sent", 0.0
+    long.phase = "running"
+    child.drop(long, 60.0)
+    assert not _starts_nothing(child, 60.0 + START_WITHIN)
+    assert _starts_nothing(child, 60.1 + START_WITHIN)
+
+
 # -- pipes --
 
 
@@ -191,6 +211,16 @@ def test_half_a_message_is_kept_until_the_rest_comes(pipes):
     assert parent.receive() == [Started(7)]
     ours.close()
     theirs.close()
+
+
+def test_what_nobody_understands_ends_the_talk_after_what_was_said_before(pipes):
+    parent, child, raw = pipes
+    child.send(Started(1))
+    raw.send(b"\x00\x00\x00\x01\xc1")
+    child.send(Started(2))
+    assert parent.receive() == [Started(1)]
+    assert parent.garbled
+    assert parent.receive() == []
 
 
 def test_the_parent_never_waits_for_a_child_that_does_not_read(pipes):
