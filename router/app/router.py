@@ -79,7 +79,7 @@ class Router:
     def __init__(self, config: str | Path | None = None, *, env: str | None = None, hot_reload: bool = True) -> None:
         from router.config import find, load  # slow to import, and a worker's children read no file
 
-        loaded = load(find(None if config is None else str(config)), env=env)
+        loaded = load(find(None if config is None else str(config), env), env=env)
         self._start(loaded.settings, generation=1)
         self._reloader.watch(loaded.watched)
         if hot_reload:
@@ -147,7 +147,7 @@ class Router:
 
         old = self.table
         try:
-            loaded = load(find(old.settings.path), env=old.settings.env)
+            loaded = load(find(old.settings.path, old.settings.env), env=old.settings.env)
         except ConfigError as error:
             self._reloader.watch(error.watched)
             raise

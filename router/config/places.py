@@ -15,14 +15,15 @@ VARIABLE = "ROUTER_CONFIG"
 ENV_VARIABLE = "ROUTER_ENV"
 
 
-def find(path: str | None = None, *, environ: Mapping[str, str] | None = None) -> Path:
+def find(path: str | None = None, env: str | None = None, *, environ: Mapping[str, str] | None = None) -> Path:
     """The file to use: ``path``, else ``$ROUTER_CONFIG``, else the first default place where there is one.
 
-    Raises ConfigNotFound, which says where it looked; also where ``$ROUTER_ENV`` names an overlay that is not there.
+    Raises ConfigNotFound, which says where it looked; also where ``env``, else ``$ROUTER_ENV``, names an overlay that
+    is not there.
     """
     environ = os.environ if environ is None else environ
     file = _find(path, environ)
-    if env := environ.get(ENV_VARIABLE):
+    if env := env or environ.get(ENV_VARIABLE):
         existing_overlay(str(file), env)
     return file
 

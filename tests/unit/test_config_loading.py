@@ -236,6 +236,15 @@ class TestFind:
         with pytest.raises(ConfigNotFound, match=r"named\.yaml.*\$ROUTER_CONFIG"):
             find()
 
+    def test_the_environment_asked_for_wins_over_the_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._make("extensions.yaml", "extensions.test.yaml")
+        monkeypatch.setenv("ROUTER_ENV", "production")
+        assert find(env="test") == Path("extensions.yaml")
+        with pytest.raises(ConfigNotFound, match="production"):
+            find()
+        with pytest.raises(ConfigNotFound, match="staging"):
+            find(env="staging")
+
 
 def _load_anything(folder: Path, content: bytes) -> None:
     with contextlib.suppress(ConfigError, ConfigNotFound):

@@ -83,6 +83,14 @@ def test_an_edit_is_in_force_soon_without_being_asked_for(app: Router, folder: P
     assert [*app.dispatch("raised", {}).results] == ["reloaded:one", "reloaded:two"]
 
 
+def test_a_router_stays_with_the_overlay_it_was_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "extensions.test.yaml").write_text("async: {tries: 9}\n")
+    monkeypatch.setenv("ROUTER_ENV", "production")
+    app = Router("extensions.yaml", env="test")
+    assert app.table.settings.defaults.tries == 9
+    assert app.reload().settings.defaults.tries == 9
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -765,7 +765,8 @@ def test_the_fixture_finds_file_and_modules_from_a_folder_below_the_root(project
     done.assert_outcomes(passed=1)
 
 
-def test_the_settings_name_the_file_and_its_overlay(project: pytest.Pytester) -> None:
+def test_the_settings_name_the_file_and_its_overlay(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTER_ENV", "production")  # a developer's own, for which this file has no overlay
     (project.path / "conf").mkdir()
     (project.path / "extensions.yaml").rename(project.path / "conf" / "events.yaml")
     (project.path / "conf" / "events.test.yaml").write_text("async: {tries: 9}\n")
