@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -209,6 +210,11 @@ class Router:
             raise RegistrationError(
                 f"a worker can't import {path}: an async handler lives at the top level of a module, "
                 "not in the running script, a lambda or another function"
+            )
+        if not isinstance(handler, str) and not _leads_to(path, handler):
+            raise RegistrationError(
+                f"a worker would import {path}, which is something else than {handler!r}: register a function or a "
+                "class at the top level of a module, or its import path as a string"
             )
         if not self._in_bootstrap:
             warnings.warn(f"register_async of {path} outside `bootstrap`: workers won't know this route", stacklevel=2)
@@ -583,3 +589,15 @@ def _path_of(handler: Callable[..., Any]) -> str:
     name = getattr(handler, "__qualname__", None)
     owner = handler if name else type(handler)
     return f"{owner.__module__}:{name or type(handler).__qualname__}"
+
+
+def _leads_to(path: str, handler: Callable[..., Any]) -> bool:
+    """Whether who imports ``path`` gets ``handler``. Nothing is imported: its module is there, or made by hand."""
+    module, _, attributes = path.partition(":")
+    try:
+        found = attrgetter(attributes)(sys.modules[module])
+    except KeyError:
+        return False
+    except AttributeError:  # a decorator, or a module that is still being imported
+        return True
+    return bool(found == handler)  # no `is`: a class method is made anew each time it is asked for

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import types
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -70,7 +72,16 @@ class Callable:
     def __call__(self, event):
         return "called"
 
+    def method(self, event): ...
+
+    @classmethod
+    def of_class(cls, event): ...
+
+class Derived(Callable): ...
+
 def later(event): ...
+
+async def later_awaited(event): ...
 """
 
 FILE = """
@@ -318,6 +329,30 @@ def test_what_a_worker_could_not_import_is_refused(app: Router) -> None:
                 app.register_async("empty", handler)
         with pytest.raises(RegistrationError, match="retires"):
             app.register_async("empty", "unit_handlers:later", retires=5)
+
+
+@pytest.mark.filterwarnings("ignore:register_async")
+def test_what_a_worker_would_import_as_something_else_is_refused(app: Router) -> None:
+    import unit_handlers  # type: ignore[import-not-found]
+
+    configured = unit_handlers.Callable()
+    changed = types.FunctionType(unit_handlers.later.__code__, {"__name__": "unit_handlers"})
+    foreign = types.FunctionType(unit_handlers.later.__code__, {"__name__": "never_imported"})
+    partial = functools.partial(unit_handlers.later)
+    for handler in (configured, configured.method, partial, unit_handlers.Derived.of_class, changed, foreign):
+        with pytest.raises(RegistrationError, match="something else than"):
+            app.register_async("empty", handler)
+
+
+@pytest.mark.filterwarnings("ignore:register_async")
+def test_what_a_worker_imports_just_so_is_taken(app: Router) -> None:
+    import unit_handlers
+
+    not_yet = types.FunctionType(unit_handlers.later.__code__, {"__name__": "unit_handlers"})
+    not_yet.__qualname__ = "not_yet"
+    kinds = (unit_handlers.later, unit_handlers.later_awaited, unit_handlers.Class, unit_handlers.Callable.of_class)
+    for handler in (*kinds, not_yet):
+        assert app.register_async("empty", handler).handler == f"unit_handlers:{handler.__qualname__}"
 
 
 def test_the_same_id_twice_in_a_point_is_refused(app: Router) -> None:
