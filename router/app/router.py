@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from router.app.dispatch import Dispatch, Overrides, Raised, lock_keys, override
 from router.app.imports import import_mistakes
 from router.app.listeners import TOLD_IN_APPLICATIONS, Listener, Listeners
 from router.app.plan import Plan, make_plan, run_to_end
+from router.app.registering import check_importable, check_route, path_of
 from router.app.reloading import Reloader, log_change
 from router.app.tracing import current_trace
 from router.brokers import connect
@@ -183,7 +183,8 @@ class Router:
 
         ``point``: its name (a new one is declared by this) or its event type. Raises RegistrationError.
         """
-        path = handler if isinstance(handler, str) else _path_of(handler)
+        path = path_of(handler)
+        check_route(path, point, priority, id, on_error)
         try:
             ready = import_handler(handler) if isinstance(handler, str) else as_handler(handler, path)
         except HandlerImportError as error:
@@ -205,17 +206,9 @@ class Router:
         Call it from the file's ``bootstrap``, which workers run too; elsewhere it warns, since workers won't know the
         route. Raises RegistrationError.
         """
-        path = handler if isinstance(handler, str) else _path_of(handler)
-        if path.startswith("__main__:") or "<" in path:
-            raise RegistrationError(
-                f"a worker can't import {path}: an async handler lives at the top level of a module, "
-                "not in the running script, a lambda or another function"
-            )
-        if not isinstance(handler, str) and not _leads_to(path, handler):
-            raise RegistrationError(
-                f"a worker would import {path}, which is something else than {handler!r}: register a function or a "
-                "class at the top level of a module, or its import path as a string"
-            )
+        path = path_of(handler)
+        check_importable(handler, path)
+        check_route(path, point, priority, id)
         if not self._in_bootstrap:
             warnings.warn(f"register_async of {path} outside `bootstrap`: workers won't know this route", stacklevel=2)
         try:
@@ -583,21 +576,3 @@ def extend_import_path(settings: Settings) -> None:
     """Put the current directory and, before all else behind it, the file's ``pythonpath`` on ``sys.path``."""
     wanted = [os.getcwd(), *settings.pythonpath]
     sys.path[:] = wanted + [path for path in sys.path if path not in wanted]
-
-
-def _path_of(handler: Callable[..., Any]) -> str:
-    name = getattr(handler, "__qualname__", None)
-    owner = handler if name else type(handler)
-    return f"{owner.__module__}:{name or type(handler).__qualname__}"
-
-
-def _leads_to(path: str, handler: Callable[..., Any]) -> bool:
-    """Whether who imports ``path`` gets ``handler``. Nothing is imported: its module is there, or made by hand."""
-    module, _, attributes = path.partition(":")
-    try:
-        found = attrgetter(attributes)(sys.modules[module])
-    except KeyError:
-        return False
-    except AttributeError:  # a decorator, or a module that is still being imported
-        return True
-    return bool(found == handler)  # no `is`: a class method is made anew each time it is asked for

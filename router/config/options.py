@@ -40,7 +40,7 @@ def async_options(mapping: Mapping[str, object], defaults: AsyncDefaults) -> Asy
     options, problems = resolve_options(given, defaults)
     found.extend(problem for problem in problems if problem.path not in reported)
     if found:
-        raise ValueError("; ".join(_line(problem, given) for problem in found))
+        raise ValueError("; ".join(problem.as_line() for problem in found))
     return options
 
 
@@ -276,7 +276,3 @@ def _plain(value: object) -> object:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def _line(problem: Problem, given: Mapping[str, object]) -> str:
-    return f"{problem.message} (hint: {problem.hint})" if problem.hint else problem.message

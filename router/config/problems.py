@@ -44,6 +44,10 @@ class Problem(msgspec.Struct, frozen=True):
         """The same problem, elsewhere."""
         return msgspec.structs.replace(self, path=path)
 
+    def as_line(self) -> str:
+        """All that is to be said where there is no file to show."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
     def under(self, *prefix: str | int) -> Problem:
         """The same problem, seen from further up."""
         return msgspec.structs.replace(

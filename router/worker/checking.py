@@ -78,8 +78,9 @@ class Check:
             )
         try:
             return msgspec.json.decode(self._data, type=Checked)
-        except msgspec.DecodeError:
-            return Checked(error=f"the process that checks the file {describe_exit(code)}; its output says more")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            why = f"{describe_exit(code)}, and its answer can't be read ({error}); its output may say more"
+            return Checked(error=f"the process that checks the file {why}")
 
     def wait(self) -> Checked:
         """Wait for the result, at most a minute."""

@@ -331,6 +331,34 @@ def test_what_a_worker_could_not_import_is_refused(app: Router) -> None:
             app.register_async("empty", "unit_handlers:later", retires=5)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"point": "a:b c"}, "`a:b c` can't be the name of an extension point.*example `a.b.c`"),
+        ({"point": 7}, "by its event type, not by 7"),
+        ({"id": "a b"}, "`id` must consist of .*example `a-b`"),
+        ({"id": ""}, "`id` must consist of"),
+        ({"id": 7}, "`id` must be text, not 7"),
+        ({"priority": "high"}, "`priority` must be a whole number .*, not 'high'"),
+        ({"priority": 1.5}, "not 1.5"),
+        ({"priority": True}, "not True"),
+    ],
+)
+def test_a_route_that_no_file_could_have_is_not_registered(app: Router, wrong: dict[str, Any], said: str) -> None:
+    before = app.table
+    for register in (app.register, app.register_async):
+        with pytest.raises(RegistrationError, match=f"^unit_handlers:later: .*{said}"):
+            register(**{"point": "empty", "handler": "unit_handlers:later", **wrong})
+    assert app.table is before
+
+
+def test_an_on_error_that_would_swallow_exceptions_is_refused(app: Router) -> None:
+    with pytest.raises(RegistrationError, match="`on_error` must be 'stop' or 'continue', not 'Stop'"):
+        app.register("empty", "unit_handlers:later", on_error="Stop")  # type: ignore[arg-type]
+    with pytest.raises(RegistrationError, match=r"import path.*did you mean `unit_handlers:later`"):
+        app.register_async("empty", "unit_handlers.later")
+
+
 @pytest.mark.filterwarnings("ignore:register_async")
 def test_what_a_worker_would_import_as_something_else_is_refused(app: Router) -> None:
     import unit_handlers  # type: ignore[import-not-found]

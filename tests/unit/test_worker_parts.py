@@ -17,6 +17,7 @@ from router.config.settings import AsyncOptions, Backoff, Route
 from router.jobs.job import Job, encode
 from router.jobs.lifecycle import Finish
 from router.worker import runs as runs_module
+from router.worker.checking import check
 from router.worker.clock import Clock
 from router.worker.messages import Returned, Run, Started, Stop
 from router.worker.pipes import ChildPipe, ParentPipe
@@ -271,6 +272,15 @@ def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
 def test_exits_are_told_in_words():
     assert describe_exit(-9) == "killed by SIGKILL"
     assert describe_exit(3) == "exited with code 3"
+
+
+def test_a_check_that_ends_without_an_answer_says_what_there_was_instead(tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import os; os._exit(0)")
+    file = tmp_path / "extensions.yaml"
+    file.write_text("version: 1\npythonpath: [.]\nextensions: {p: {handlers: [{handler: 'ends:f'}]}}\n")
+    said = check(str(file)).problems()
+    assert "exited with code 0" in said
+    assert "Input data was truncated" in said
 
 
 def test_an_edit_between_reading_the_file_and_watching_it_is_noticed(tmp_path: Path) -> None:
