@@ -8,7 +8,7 @@
     ├── UnknownPoint         nobody declared or registered this extension point
     ├── InvalidPayload       the payload does not fit the point
     ├── RegistrationError    ``register`` or ``register_async`` was called wrongly
-    ├── HandlerImportError   an import path leads nowhere, or to something that can't be called
+    ├── HandlerImportError   an import path leads nowhere, or to something that can't be called; ``bootstrap`` fails
     ├── DispatchError        some jobs were not confirmed; ``confirmed`` and ``unconfirmed`` say which
     ├── BrokerError
     │   ├── BrokerUnavailable    out of reach or busy: worth another try
@@ -72,7 +72,10 @@ class RegistrationError(RouterError, ValueError):
 
 
 class HandlerImportError(RouterError, ImportError):
-    """An import path ``package.module:attribute`` can't be imported, or what it names can't be called as a handler."""
+    """An import path ``package.module:attribute`` can't be imported, or what it names can't be called as a handler.
+
+    Also where ``bootstrap`` raises something, which is the ``__cause__``.
+    """
 
 
 class DispatchError(RouterError):

@@ -44,7 +44,7 @@ from router.forks import in_forked_children
 from router.jobs.following import LifecycleEvent, Name, level, log_event, of_job
 from router.jobs.job import decode
 from router.routing.events import import_event_type
-from router.routing.handlers import Handler, as_handler, import_handler, import_object
+from router.routing.handlers import Handler, as_handler, import_bootstrap, import_handler, where
 from router.routing.references import References
 from router.routing.table import RoutingTable, compile_table
 
@@ -70,8 +70,8 @@ class Router:
     """Routes events as one file says. Safe to use from many threads, and after a fork.
 
     ``config``: the file; None looks in the default places. ``env``: the name of its overlay, else ``$ROUTER_ENV``.
-    Raises ConfigNotFound or ConfigError. Handlers are imported when their point is first raised, so that a module of
-    handlers may import the module that makes the Router.
+    Raises ConfigNotFound or ConfigError; HandlerImportError where ``bootstrap`` fails. Handlers are imported when their
+    point is first raised, so that a module of handlers may import the module that makes the Router.
 
     ``hot_reload``: each second the next dispatch looks whether the file was edited, and has it loaded in a thread; what
     can't be used is logged and changes nothing.
@@ -115,12 +115,12 @@ class Router:
         path = self.table.settings.bootstrap
         if path is None:
             return
-        setup = import_object(path)
+        setup = import_bootstrap(path)
         self._in_bootstrap = True
         try:
             setup(self)
-        except TypeError as error:
-            raise HandlerImportError(f"{path}: {error}; bootstrap is a function that takes the router") from error
+        except (Exception, SystemExit) as error:  # user code
+            raise HandlerImportError(f"{path}: {type(error).__name__}: {error}{where(error)}") from error
         finally:
             self._in_bootstrap = False
 

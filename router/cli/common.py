@@ -58,6 +58,11 @@ def error(message: str) -> None:
     typer.echo(message, err=True)
 
 
+def explained(problem: Exception) -> str:
+    """An exception in words: one of the router's explains itself, any other one is user code's and named."""
+    return str(problem) if isinstance(problem, RouterError) else f"{type(problem).__name__}: {problem}"
+
+
 def print_json(data: Any) -> None:
     """Data as indented JSON on stdout."""
     import json
@@ -120,7 +125,7 @@ def open_broker(config: str | None, *, in_spite_of_mistakes: bool = False) -> cl
     try:
         router = Router.from_settings(settings)
     except Exception as problem:  # noqa: BLE001 - bootstrap is user code; operators must see their jobs all the same
-        error(f"bootstrap fails, so its routes are unknown here: {type(problem).__name__}: {problem}")
+        error(f"bootstrap fails, so its routes are unknown here: {explained(problem)}")
         router = Router.from_settings(msgspec.structs.replace(settings, bootstrap=None))
     return closing(router)
 

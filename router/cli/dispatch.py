@@ -15,7 +15,16 @@ import typer
 from router.app.default import set_default
 from router.app.dispatch import Dispatch
 from router.app.router import BULK, Router
-from router.cli.common import ConfigOption, Format, FormatOption, UsageError, open_router, print_json, progress_bar
+from router.cli.common import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    UsageError,
+    explained,
+    open_router,
+    print_json,
+    progress_bar,
+)
 from router.errors import DispatchError, RouterError
 
 
@@ -131,9 +140,8 @@ def _dispatch_file(router: Router, source: str, skip: int, format: Format) -> No
                     f"queued and {len(error.unconfirmed)} aren't; all lines before them are done: --skip {before}"
                 ) from error
             except Exception as error:
-                words = str(error) if isinstance(error, RouterError) else f"{type(error).__name__}: {error}"
                 raise RouterError(
-                    f"{source}:{events.number}: {words}\n"
+                    f"{source}:{events.number}: {explained(error)}\n"
                     f"All lines before it are done; go on behind it with --skip {events.number}"
                 ) from error
             if not done:

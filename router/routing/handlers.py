@@ -17,6 +17,7 @@ from router.config.problems import did_you_mean
 from router.errors import HandlerImportError
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_OURS = os.path.join(_PACKAGE, "")
 
 _CALLERS = (
     __file__,
@@ -72,16 +73,17 @@ def _import_module(path: str, module_name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise HandlerImportError(f"{path}: there is no module {error.name!r} on the import path") from error
-        raise HandlerImportError(f"{path}: importing {module_name} fails: {error}{_where(error)}") from error
+        raise HandlerImportError(f"{path}: importing {module_name} fails: {error}{where(error)}") from error
     except (Exception, SystemExit) as error:  # a script that ends the process when it is imported
-        words = f"{type(error).__name__}: {error}{_where(error)}"
+        words = f"{type(error).__name__}: {error}{where(error)}"
         raise HandlerImportError(f"{path}: importing {module_name} fails: {words}") from error
 
 
-def _where(error: BaseException) -> str:
-    """The user's own line at which importing failed."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    return f" (at {frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+def where(error: BaseException) -> str:
+    """The line at which importing or ``bootstrap`` failed, in words; none of ours."""
+    files = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    lines = [f" (at {file}:{line})" for file, line in files if "importlib" not in file and not file.startswith(_OURS)]
+    return lines[-1] if lines else ""
 
 
 def is_main(module_name: str) -> bool:
@@ -111,6 +113,16 @@ def import_callback(path: str) -> Handler:
     wanted = "two arguments: onFailure (exception, event), onRetry (attempt, exception)"
     call = import_callable(path, ("first", "second"), wanted)
     return Handler(call, _is_async(call), wants_context=False)
+
+
+def import_bootstrap(path: str) -> Callable[..., Any]:
+    """The ``bootstrap`` at ``path``: takes the router. Raises HandlerImportError."""
+    found = import_object(path)
+    if not callable(found):
+        kind = type(found).__name__
+        raise HandlerImportError(f"{path}: a {kind} can't be called; bootstrap is a function that takes the router")
+    _check_arguments(found, path, ("router",), "one argument, the router")
+    return found  # type: ignore[no-any-return]
 
 
 def import_callable(path: str, arguments: tuple[str, ...], wanted: str) -> Callable[..., Any]:

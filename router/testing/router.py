@@ -38,7 +38,7 @@ class TestRouter(Router):
     until `advance` or `run_jobs` moves it. The clock of the process (`time.time`) is left alone.
 
     By ``with``, and whenever it dispatches or runs jobs, it is what the functions of the package use, `router.dispatch`
-    and the others. Raises ConfigNotFound or ConfigError, and whatever ``bootstrap`` raises.
+    and the others. Raises ConfigNotFound, ConfigError, HandlerImportError.
     """
 
     __test__ = False

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Mapped
 
 import router as package
-from router import DispatchError, InvalidPayload, Router, RouterError, UnknownPoint
+from router import DispatchError, HandlerImportError, InvalidPayload, Router, RouterError, UnknownPoint
 from router.app import default
 from router.brokers.base import Outgoing, Receipt
 from router.config import Look
@@ -139,7 +139,7 @@ def folder(tmp_path: Path, blocking: Blocking, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
-    for name in ("app_handlers", "app_slow", "app_waits"):
+    for name in ("app_handlers", "app_slow", "app_waits", "app_broken"):
         sys.modules.pop(name, None)
 
 
@@ -233,6 +233,38 @@ def test_a_bootstrap_that_would_wait_for_itself_is_told(folder: Path, monkeypatc
     monkeypatch.setattr(default, "_default", None)
     with pytest.raises(RouterError, match="in `bootstrap`, use the router that it is given"):
         asyncio.run(package.adispatch("noted", {}))
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+        ("len(7)", r"TypeError: object of type 'int' has no len\(\)"),
+        ("router.register('a b', print)", "RegistrationError: .* can't be the name of an extension point: .*"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+    ],
+)
+def test_what_comes_out_of_a_bootstrap_is_told_with_its_place(folder: Path, statement: str, said: str) -> None:
+    (folder / "app_broken.py").write_text(f"def setup(router):\n    {statement}\n")
+    (folder / "extensions.yaml").write_text(FILE + "bootstrap: app_broken:setup\n")
+    with pytest.raises(HandlerImportError, match=rf"^app_broken:setup: {said} \(at .*app_broken.py:2\)$") as caught:
+        Router()
+    assert type(caught.value.__cause__).__name__ in said
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def setup(): ...", "too many positional arguments; it is called with one argument, the router"),
+        ("def setup(router, x): ...", "missing a required argument: 'x'; it is called with one argument, the router"),
+        ("setup = 7", "can't be called; bootstrap is a function that takes the router"),
+    ],
+)
+def test_what_is_no_bootstrap_is_told_how_one_is_called(folder: Path, body: str, said: str) -> None:
+    (folder / "app_broken.py").write_text(body)
+    (folder / "extensions.yaml").write_text(FILE + "bootstrap: app_broken:setup\n")
+    with pytest.raises(HandlerImportError, match=f"^app_broken:setup.*{said}$"):
+        Router()
 
 
 def test_handlers_of_both_kinds_run_by_priority_and_share_context_variables_with_the_caller(app: Router) -> None:
