@@ -60,7 +60,10 @@ def overrides(
         delay = max(at.timestamp() - now, 0.0)
     if queue is not None and queue not in queues:
         raise ValueError(f"the file has no queue {queue!r}; it has {', '.join(queues)}")
-    return Overrides(None if delay is None else parse_duration(delay), queue)
+    try:
+        return Overrides(None if delay is None else parse_duration(delay), queue)
+    except ValueError as error:
+        raise ValueError(f"delay={delay!r} {error}") from error
 
 
 def lock_keys(plan: Plan, data: bytes | None, namespace: str) -> dict[str, str]:

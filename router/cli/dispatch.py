@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -13,7 +15,7 @@ import msgspec
 import typer
 
 from router.app.default import set_default
-from router.app.dispatch import Dispatch
+from router.app.dispatch import Dispatch, overrides
 from router.app.router import BULK, Router
 from router.cli.common import (
     ConfigOption,
@@ -27,8 +29,11 @@ from router.cli.common import (
 )
 from router.errors import DispatchError, RouterError
 
+_NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What decoding raises; RecursionError where it is nested too deeply, as it says."""
 
-class _Line(msgspec.Struct):
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
     point: str
     payload: dict[str, Any] = {}
 
@@ -65,9 +70,15 @@ def _dispatch_one(
     router: Router, point: str, payload: Any, delay: str | None, queue: str | None, format: Format
 ) -> None:
     try:
-        done = router.dispatch(point, payload, delay=delay, queue=queue)
+        wanted = overrides(delay, None, queue, router.table.queues(), time.time())
     except ValueError as error:
-        raise error if isinstance(error, RouterError) else UsageError(str(error)) from error
+        raise UsageError(str(error)) from error
+    try:
+        done = router.dispatch(point, payload, delay=wanted.delay, queue=wanted.queue)
+    except RouterError:
+        raise
+    except Exception as error:  # a handler's
+        raise RouterError(f"{point}: {explained(error)}; nothing was queued (--verbose shows where)") from error
     if format is Format.JSON:
         print_json(_as_data(done))
         return
@@ -97,34 +108,38 @@ def _as_data(done: Dispatch) -> dict[str, Any]:
 
 def _encodable(result: Any) -> Any:
     try:
-        return msgspec.to_builtins(result)
-    except TypeError:
+        data = msgspec.to_builtins(result)
+        json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
         return repr(result)
+    return data
 
 
 def _read_payload(text: str | None) -> Any:
     if text is None:
         return {}
+    data: str | bytes = text
     where = "--payload"
     if text == "-":
-        text, where = sys.stdin.read(), "stdin"
+        data, where = sys.stdin.buffer.read(), "stdin"
     elif text.startswith("@"):
         where = text[1:]
         try:
-            text = Path(where).read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            data = Path(where).read_bytes()
+        except OSError as error:
             raise UsageError(f"--payload: {where} can't be read: {error}") from error
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(data)
+    except _NO_JSON as error:
         raise UsageError(f"{where} is no JSON: {error}") from error
 
 
 def _dispatch_file(router: Router, source: str, skip: int, format: Format) -> None:
     with ExitStack() as stack:
         lines = sys.stdin.buffer if source == "-" else stack.enter_context(_open(source))
-        total = None if source == "-" else sum(1 for _ in lines) - skip
-        if source != "-":
+        total = None
+        if source != "-" and lines.seekable():
+            total = sum(1 for _ in lines) - skip
             lines.seek(0)
         progress = stack.enter_context(progress_bar())
         task = progress.add_task("dispatching", total=total)
@@ -173,7 +188,7 @@ class _Events:
         self.number += 1
         try:
             event = self._decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _NO_JSON as error:
             raise RouterError(f'{error}; a line is {{"point": "order.placed", "payload": {{...}}}}') from error
         return event.point, event.payload
 

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.app import ROOT, sqlite_url
+from tests.app import ROOT, App, sqlite_url
 
 
 class Checkout:
@@ -116,6 +118,94 @@ def test_the_readme_shows_only_what_runs(tmp_path: Path) -> None:
         [sys.executable, "program.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+_OWN = """
+version: 1
+pythonpath: [.]
+extensions:
+  refused: {handlers: [{handler: "own:refuses"}, {handler: "own:noted", async: true}]}
+  failed: {handlers: [{handler: "own:fails"}]}
+  odd:
+    handlers:
+      - {handler: "own:odd"}
+      - {handler: "own:nan"}
+      - {handler: "own:half"}
+      - {handler: "own:noted", async: true}
+  noted: {handlers: [{handler: "own:noted", async: true}]}
+"""
+
+_OWN_HANDLERS = """
+import router
+
+def refuses(event): raise ValueError("handler says no")
+def fails(event): raise router.Fail("for good")
+def odd(event): return {(1, 2): 3}
+def nan(event): return [float("nan")]
+def half(event): return "\\ud800"
+def noted(event): ...
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[App]:
+    (tmp_path / "own.py").write_text(_OWN_HANDLERS)
+    with App(tmp_path, _OWN, sqlite_url(tmp_path)) as app:
+        yield app
+
+
+def test_what_a_handler_raises_is_named_and_no_wrong_usage(own: App) -> None:
+    for point, said in (("refused", "ValueError: handler says no"), ("failed", "Fail: for good")):
+        done = own.router("dispatch", point, code=1)
+        assert f"error: {point}: {said}; nothing was queued" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert "in refuses" in own.router("dispatch", "refused", "--verbose", code=1).stderr
+    for option in ("--delay", "--queue"):
+        assert "'nonsense'" in own.router("dispatch", "refused", option, "nonsense", code=2).stderr
+    assert own.counts().queues["default"].ready == 0
+
+
+def test_results_that_json_does_not_know_are_shown_as_python_does(own: App) -> None:
+    shown = own.router("dispatch", "odd", "--format", "json").json()
+    assert shown["results"] == {"own:odd": "{(1, 2): 3}", "own:nan": "[nan]", "own:half": "'\\ud800'"}
+    assert list(shown["jobs"]) == ["own:noted"]
+
+
+def test_many_events_may_come_out_of_a_pipe(own: App, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=('{"point": "noted"}\n' * 3,), daemon=True).start()
+    assert "dispatched 3 events: 3 jobs" in own.router("dispatch", "--from", str(pipe)).stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"point": "noted", "paylod": {"n": 1}, "delay": 60}', "unknown field `paylod`"),
+        (b'{"point": "noted", "payload": {"n": "\xff"}}', "utf-8"),
+        (b'{"point": "noted", "payload": {"n": ' + b"[" * 5000, "recursion"),
+    ],
+    ids=["unknown", "bytes", "deep"],
+)
+def test_a_line_that_says_something_else_is_refused(own: App, tmp_path: Path, line: bytes, said: str) -> None:
+    source = tmp_path / "events.jsonl"
+    source.write_bytes(b'{"point": "noted"}\n' + line + b"\n")
+    done = own.router("dispatch", "--from", str(source), code=1)
+    assert f"{source}:2: " in done.stderr
+    assert said in done.stderr
+    assert "a line is" in done.stderr
+    assert "--skip 2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "payload", [os.fsdecode(b'{"n": "\xff"}'), "@bytes.json", "[" * 5000], ids=["text", "file", "deep"]
+)
+def test_a_payload_that_no_json_can_be_is_wrong_usage(own: App, tmp_path: Path, payload: str) -> None:
+    (tmp_path / "bytes.json").write_bytes(b'{"n": "\xff"}')
+    done = own.router("dispatch", "noted", "-p", payload, code=2)
+    assert "is no JSON: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_failed_job_of_a_route_that_the_bootstrap_registers_can_be_retried(tmp_path: Path) -> None:
