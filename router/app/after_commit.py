@@ -153,13 +153,13 @@ async def _shielded(batch: Sequence[Deferred]) -> None:
 @dataclass(slots=True)
 class _Carried:
     ready: list[Deferred] = field(default_factory=list)
-    failures: list[Exception] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
 
     @contextmanager
     def handling(self, event: Deferred) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # a handler's own: the commit is `_shielded`
             log.exception("after the commit, a handler of %s raised", event._raised.plan.point.name)
             self.failures.append(error)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
@@ -25,21 +26,39 @@ class _End(Generic[T]):
 class _Progress(Generic[T]):
     def __init__(self, stages: Stages[T]) -> None:
         self._stages = stages
-        self.cancelled = False
+        self._mutex = threading.Lock()
+        self._inside = False
+        self._cancelled = False
 
     def go_on(self, result: Any, error: Exception | None) -> _End[T] | Callable[[], Awaitable[Any]] | None:
         """Run until something is to be awaited, or to the end; None if it was cancelled."""
+        with self._mutex:
+            if self._cancelled:
+                return None
+            self._inside = True
         try:
             asked = self._stages.send(result) if error is None else self._stages.throw(error)
-            while asked is None and not self.cancelled:
+            while asked is None and not self._cancelled:
                 asked = next(self._stages)
             return asked
         except StopIteration as end:
             return _End(end.value)
         except Exception:
-            if self.cancelled:  # nobody waits for it any more
+            if self._cancelled:  # nobody waits for it any more
                 log.exception("after its adispatch was cancelled")
             raise
+        finally:
+            with self._mutex:
+                self._inside = False
+                if self._cancelled:
+                    self._stages.close()
+
+    def cancel(self) -> None:
+        """Go no further, and let the stages clean up: at once, or when the step that a thread is in has ended."""
+        with self._mutex:
+            self._cancelled = True
+            if not self._inside:
+                self._stages.close()
 
 
 async def run_aside(stages: Stages[T], *, threads: bool = True) -> T:
@@ -54,7 +73,7 @@ async def run_aside(stages: Stages[T], *, threads: bool = True) -> T:
         try:
             asked = await in_thread(going_on) if threads else going_on()
         except asyncio.CancelledError:
-            progress.cancelled = True
+            progress.cancel()
             raise
         if isinstance(asked, _End):
             return asked.value
@@ -64,6 +83,9 @@ async def run_aside(stages: Stages[T], *, threads: bool = True) -> T:
             result = await asked()
         except Exception as raised:  # noqa: BLE001 - the stages say what becomes of it
             error = raised
+        except BaseException:
+            progress.cancel()
+            raise
 
 
 async def in_thread(call: Callable[[], T]) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from router.config import did_you_mean
 from router.errors import RegistrationError
 from router.jobs.following import NAMES, LifecycleEvent, Name
+from router.routing.handlers import is_async
 
 log = logging.getLogger("router.app")
 
@@ -29,7 +29,7 @@ class Listeners:
         if name not in NAMES:
             hint = did_you_mean(name, NAMES, form='"{}"') or f"there are {', '.join(NAMES)}"
             raise RegistrationError(f"nothing that happens is called {name!r}; {hint}")
-        if not callable(listener) or inspect.iscoroutinefunction(listener):
+        if not callable(listener) or is_async(listener):
             raise RegistrationError(f"on({name!r}): a listener is a function that takes the event, no `async def`")
         self.by_name[name] = (*self.by_name.get(name, ()), listener)
 

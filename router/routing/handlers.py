@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any
 
 from router.config.problems import did_you_mean
@@ -40,8 +40,15 @@ class Handler:
     wants_context: bool
 
     def call_with(self, context: object, *arguments: Any) -> Any:
-        """`call`, with the context too if it wants that."""
-        return self.call(*arguments, context=context) if self.wants_context else self.call(*arguments)
+        """`call`, with the context too if it wants that. Raises TypeError where what it returns would never run."""
+        result = self.call(*arguments, context=context) if self.wants_context else self.call(*arguments)
+        if type(result) is CoroutineType and not self.is_async:
+            result.close()
+            raise TypeError(
+                f"{result.__qualname__} is an `async def` behind something that is none, so that nobody awaits it: "
+                "let what wraps it be an `async def` too"
+            )
+        return result
 
 
 def own_frames(trace: TracebackType | None) -> TracebackType | None:
@@ -105,14 +112,16 @@ def import_handler(path: str) -> Handler:
 def as_handler(found: Any, path: str) -> Handler:
     """``found`` made callable: a class is instantiated, once per process. Raises HandlerImportError."""
     call = _callable(found, path, method="handle")
-    return Handler(call, _is_async(call), _wants_context(call, path))
+    _refuse_generator(call, path)
+    return Handler(call, is_async(call), _wants_context(call, path))
 
 
 def import_callback(path: str) -> Handler:
     """The ``onFailure`` or ``onRetry`` at ``path``: takes two arguments. Raises HandlerImportError."""
     wanted = "two arguments: onFailure (exception, event), onRetry (attempt, exception)"
     call = import_callable(path, ("first", "second"), wanted)
-    return Handler(call, _is_async(call), wants_context=False)
+    _refuse_generator(call, path)
+    return Handler(call, is_async(call), wants_context=False)
 
 
 def import_bootstrap(path: str) -> Callable[..., Any]:
@@ -168,8 +177,21 @@ def _methods(cls: type) -> set[str]:
     return {name for base in cls.__mro__[:-1] for name in vars(base)}
 
 
-def _is_async(call: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+def is_async(call: Callable[..., Any]) -> bool:
+    """Whether it is an ``async def``, or an object whose ``__call__`` is."""
+    return any(map(inspect.iscoroutinefunction, _ways_to_call(call)))
+
+
+def _ways_to_call(call: Callable[..., Any]) -> tuple[Any, Any]:
+    return call, getattr(call, "__call__", None)  # noqa: B004
+
+
+def _refuse_generator(call: Callable[..., Any], path: str) -> None:
+    ways = _ways_to_call(call)
+    if any(map(inspect.isgeneratorfunction, ways)) or any(map(inspect.isasyncgenfunction, ways)):
+        raise HandlerImportError(
+            f"{path}: it has a `yield`, so that nothing of it runs when it is called; {WANTS} will do"
+        )
 
 
 def _wants_context(call: Callable[..., Any], path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ class Recorder:
         self._events[raised.event_id] = event
         try:
             yield
+        except GeneratorExit:
+            event.error = asyncio.CancelledError()
+            raise
         except BaseException as error:
             event.error = error
             raise

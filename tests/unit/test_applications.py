@@ -69,6 +69,15 @@ def refuses(event):
 async def refuses_later(event):
     raise KeyError("no")
 
+async def gives_up(event):
+    import asyncio
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+def leaves(event):
+    raise SystemExit(3)
+
 def runs_dry(event):
     next(iter([]))
 
@@ -105,6 +114,8 @@ extensions:
       - {handler: "app_handlers:refuses", onError: continue}
       - {handler: "app_handlers:refuses_later", onError: continue}
       - {handler: "app_handlers:noted"}
+  given.up: {handlers: [{handler: "app_handlers:gives_up"}, {handler: "app_handlers:job", async: true}]}
+  left: {handlers: [{handler: "app_handlers:leaves"}, {handler: "app_handlers:job", async: true}]}
   dry: {handlers: [{handler: "app_handlers:runs_dry"}]}
   noted: {handlers: [{handler: "app_handlers:noted"}]}
   awaited: {handlers: [{handler: "app_handlers:awaited"}]}
@@ -636,6 +647,20 @@ def test_an_event_whose_handler_raises_keeps_no_other_from_its_jobs(
     assert orders(engine) == ["lamp"]
 
 
+@pytest.mark.parametrize("point", ["given.up", "left"])
+def test_a_handler_that_ends_in_no_ordinary_exception_keeps_no_other_event_from_its_jobs(
+    app: Router, session: orm.Session, caplog: pytest.LogCaptureFixture, point: str
+) -> None:
+    later = app.after_commit(session)
+    later.dispatch("queued", {"n": 1})
+    later.dispatch(point, {"n": 2})
+    later.dispatch("queued", {"n": 3})
+    with pytest.raises((asyncio.CancelledError, SystemExit)):
+        session.commit()
+    assert payloads(app) == [{"n": 1}, {"n": 3}]
+    assert f"after the commit, a handler of {point} raised" in caplog.text
+
+
 def test_what_could_not_be_published_is_raised_by_the_commit_and_can_be_sent_again(
     app: Router,
     engine: sqlalchemy.Engine,
@@ -780,6 +805,20 @@ def test_a_rollback_of_an_async_session_drops(app: Router, in_async_session: InA
 
     in_async_session(main)
     assert payloads(app) == [{"n": 1}]
+
+
+def test_a_handler_whose_own_task_was_cancelled_keeps_no_other_event_of_an_async_session_from_its_jobs(
+    app: Router, in_async_session: InAsyncSession
+) -> None:
+    async def main(session: AsyncSession) -> None:
+        for point in ("queued", "given.up", "queued"):
+            app.after_commit(session).dispatch(point, {"point": point})
+        await session.execute(sqlalchemy.text("SELECT 1"))
+        with pytest.raises(asyncio.CancelledError):
+            await session.commit()
+
+    in_async_session(main)
+    assert payloads(app) == [{"point": "queued"}, {"point": "queued"}]
 
 
 def test_exceptions_come_out_of_the_commit_of_an_async_session(

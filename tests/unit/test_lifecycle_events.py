@@ -127,10 +127,15 @@ def test_what_a_listener_raises_is_logged_and_the_next_one_is_told(
 def test_what_can_never_be_told_is_refused_at_once(app: TestRouter) -> None:
     async def listener(event: LifecycleEvent) -> None: ...
 
+    class Listener:
+        async def __call__(self, event: LifecycleEvent) -> None: ...
+
     with pytest.raises(RegistrationError, match=r"called 'fail'; did you mean .failed."):
         app.on("fail", print)  # type: ignore[arg-type]
     with pytest.raises(RegistrationError, match="no `async def`"):
         app.on("failed", listener)
+    with pytest.raises(RegistrationError, match="no `async def`"):
+        app.on("failed", Listener())
     with pytest.warns(UserWarning, match="it happens in workers"):
         app.on("failed", print)
     with pytest.raises(RegistrationError, match="a listener is a function"):

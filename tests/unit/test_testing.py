@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -487,6 +488,77 @@ def test_an_async_handler_that_raises_is_retried_like_any_other(
     assert app.failed[0].history[0].error.count("File ") == 1
     app.dispatch("async", {})
     assert [ran.outcome for ran in asyncio.run(app.arun_jobs())] == outcomes
+
+
+def test_an_async_def_behind_a_plain_decorator_is_no_success(app: TestRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was: what it returned was thrown away, and nothing of it had run."""
+
+    def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(event: Any) -> Any:
+            return function(event)
+
+        return call
+
+    @plain
+    async def never(event: Any) -> None: ...
+
+    monkeypatch.setattr("till.awaited", never)
+    app.dispatch("async", {})
+    ran = app.run_jobs()
+    assert [one.outcome for one in ran] == ["retrying", "retrying", "failed"]
+    assert "never is an `async def` behind something that is none" in app.failed[0].history[0].error
+
+
+def generator(event: Any) -> Iterator[None]:
+    yield
+
+
+async def async_generator(event: Any) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("found", [generator, async_generator])
+def test_a_generator_is_no_handler(app: TestRouter, monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
+    monkeypatch.setattr("till.sync", found)
+    with pytest.raises(router.HandlerImportError, match="it has a `yield`, so that nothing of it runs"):
+        app.dispatch("plain", {})
+    with pytest.raises(router.RegistrationError, match="`yield`"):
+        app.register("plain", found)
+
+
+@pytest.mark.parametrize("handler", ["hangs", "blocks"])
+def test_after_an_adispatch_that_was_cancelled_the_test_leaves_nothing_behind(
+    tmp_path: Path, till: Any, monkeypatch: pytest.MonkeyPatch, handler: str
+) -> None:
+    """The traceback of the cancellation keeps the dispatch alive: another test had this one's router."""
+    begun, over = threading.Event(), threading.Event()
+
+    async def hangs(event: Any) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    def blocks(event: Any) -> None:
+        begun.set()
+        assert over.wait(20)
+
+    async def test(app: TestRouter) -> None:
+        dispatching = asyncio.create_task(app.adispatch("plain", {}))
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        dispatching.cancel()
+        try:
+            await dispatching
+        finally:
+            over.set()
+
+    before = default._default
+    monkeypatch.setattr("till.sync", {"hangs": hangs, "blocks": blocks}[handler])
+    with TestRouter("extensions.yaml") as app, pytest.raises(asyncio.CancelledError) as cancelled:
+        asyncio.run(test(app))
+    assert default._default is before
+    assert cancelled.value.__traceback__ is not None
+    assert isinstance(app.dispatched[0].error, asyncio.CancelledError)
 
 
 def test_cancelling_a_test_cancels_its_jobs_handler_and_the_job_waits_again(
