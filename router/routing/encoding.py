@@ -89,12 +89,14 @@ def _has_nan(value: Any) -> bool:
 
 
 def _field_names(value: Any) -> Iterable[str]:
-    """The fields of a dataclass, Struct or pydantic model; of anything else, none."""
+    """The fields of a dataclass, Struct, attrs object or pydantic model; of anything else, none."""
     if dataclasses.is_dataclass(value):
         return [field.name for field in dataclasses.fields(value)]
     if models.is_model(value):
         return [name for name, _ in value]
-    return value.__struct_fields__ if isinstance(value, msgspec.Struct) else ()
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    return [field.name for field in getattr(type(value), "__attrs_attrs__", ())]
 
 
 def _refused(event: object, error: Exception, references: References) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 from uuid import UUID
 
+import attrs
 import msgspec
 import pydantic
 import pytest
@@ -210,7 +211,14 @@ def test_a_class_that_is_not_registered_here_makes_the_job_wait_and_is_never_imp
     assert "antigravity" not in sys.modules
 
 
-@pytest.mark.parametrize("payload", [{"$reference": "x"}, {"a": [{"$reference": "x", "key": 1}]}])
+@attrs.define
+class Defined:
+    a: Any
+
+
+@pytest.mark.parametrize(
+    "payload", [{"$reference": "x"}, {"a": [{"$reference": "x", "key": 1}]}, {"a": Defined({"$reference": "x"})}]
+)
 def test_nobody_can_make_up_a_reference(payload: Any) -> None:
     with pytest.raises(InvalidPayload, match=r"has the key `\$reference`, which is kept for"):
         encode_event(payload, "p", registered())

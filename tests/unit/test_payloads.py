@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import attrs
 import msgspec
 import pydantic
 import pytest
@@ -452,6 +453,11 @@ class Holder(msgspec.Struct):
     a: Any = None
 
 
+@attrs.define
+class Defined:
+    a: Any = None
+
+
 LOOP: dict[str, Any] = {"a": 1}
 LOOP["b"] = [LOOP]
 
@@ -475,6 +481,8 @@ LOOP["b"] = [LOOP]
         (LOOP, "`b[0]` contains itself"),
         ({"items": [{"price": float("nan")}]}, "`items[0].price` is nan, a number that JSON doesn't know"),
         (Holder(Paid(1, float("-inf"))), "`a.by` is -inf, a number that JSON doesn't know"),  # type: ignore[arg-type]
+        ({"a": Defined([float("nan")])}, "`a.a[0]` is nan, a number that JSON doesn't know"),
+        (Holder(Defined(Odd())), "`a.a` is an `Odd`, which JSON doesn't know"),
     ],
 )
 def test_the_value_that_json_does_not_know_is_named(payload: object, words: str) -> None:
