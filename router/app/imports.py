@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from router.errors import HandlerImportError
@@ -36,7 +37,8 @@ def _imports(data: dict[str, Any], later: bool) -> Iterator[_Import]:
         if later:
             yield from _of_options(point, at)
         if point and (path := point.get("event")):
-            yield (*at, "event"), path, import_event_type
+            travels = any(handler.get("async") is not None for handler in point.get("handlers") or ())
+            yield (*at, "event"), path, partial(import_event_type, travels=travels)
         for number, path in enumerate((point or {}).get("upcasters") or () if later else ()):
             yield (*at, "upcasters", number), path, import_upcaster
         for index, handler in enumerate((point or {}).get("handlers") or ()):

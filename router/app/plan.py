@@ -107,7 +107,7 @@ def make_plan(
             handler = registered.get((point.name, route.id)) or import_handler(route.handler)
             steps.append(Step(route, handler))
     later = tuple((route, route.options) for route in point.routes if route.options is not None)
-    event_type = import_event_type(point.event) if point.event else None
+    event_type = import_event_type(point.event, travels=bool(later)) if point.event else None
     validator = None
     if point.schema is not None:
         from jsonschema.validators import validator_for  # slow to import

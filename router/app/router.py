@@ -256,7 +256,7 @@ class Router:
         state = self._state
         if state.point_of_type is None:
             declared = [(name, point.event) for name, point in state.table.points.items() if point.event]
-            state.point_of_type = {import_event_type(path): name for name, path in declared}
+            state.point_of_type = {import_event_type(path, travels=False): name for name, path in declared}
         try:
             return state.point_of_type[event_type]
         except KeyError:

@@ -17,17 +17,35 @@ from router.routing.references import References, has_references
 Upcaster = Callable[[Any], Any]
 
 
-def import_event_type(path: str) -> type:
-    """The dataclass, msgspec.Struct or pydantic model at ``path``. Raises HandlerImportError."""
+def import_event_type(path: str, *, travels: bool = True) -> type:
+    """The dataclass, msgspec.Struct or pydantic model at ``path``. Raises HandlerImportError.
+
+    ``travels``: there are jobs with it, so a worker must be able to read what a dispatch writes.
+    """
     found = import_object(path)
     if not isinstance(found, type) or not (
         dataclasses.is_dataclass(found) or issubclass(found, msgspec.Struct) or models.is_model(found)
     ):
         raise HandlerImportError(f"{path}: an event type is a dataclass, a msgspec.Struct or a pydantic model")
-    if models.is_model(found) and (problem := models.unreadable(found)):
-        hint = "a job's event is written at dispatch and read by the worker: give the field one alias for both"
-        raise HandlerImportError(f"{path}: {problem}; {hint}")
+    if travels:
+        _check_readable(found, path)
     return found
+
+
+def _check_readable(event_type: type, path: str) -> None:
+    if models.is_model(event_type):
+        if problem := models.unreadable(event_type):
+            hint = "a job's event is written at dispatch and read by the worker: give the field one alias for both"
+            raise HandlerImportError(f"{path}: {problem}; {hint}")
+        return
+    try:
+        msgspec.json.Decoder(event_type)
+    except NameError as error:
+        hint = "import it outside of `if TYPE_CHECKING`, and declare its classes at the top level of a module"
+        raise HandlerImportError(f"{path}: a worker can't tell the types of its fields: {error}; {hint}") from error
+    except Exception as error:  # annotations are user code
+        hint = "declare such a field as one type that JSON can tell, such as `str`, or make the event a pydantic model"
+        raise HandlerImportError(f"{path}: a worker can't read it from JSON: {error}; {hint}") from error
 
 
 def import_upcaster(path: str) -> Upcaster:

@@ -47,7 +47,7 @@ def _misfits(loaded: Loaded) -> Iterator[Diagnostic]:
         if point.event is None or point.schema is None:
             continue
         try:
-            event_type = import_event_type(point.event)
+            event_type = import_event_type(point.event, travels=False)
         except HandlerImportError:
             continue  # reported as what it is
         at = ("extensions", point.name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import re
 import sys
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Generic, Optional, TypeVar
 from uuid import UUID
 
 import attrs
@@ -21,7 +22,9 @@ from hypothesis import strategies as st
 
 import router
 from router import HandlerImportError, InvalidPayload, RegistrationError
+from router.app.imports import import_mistakes
 from router.cli.failed.editing import edit
+from router.config import load
 from router.config.settings import Point
 from router.jobs.job import Job
 from router.routing.encoding import encode_event, originals
@@ -124,6 +127,79 @@ def test_a_model_that_is_written_and_read_under_different_names_is_refused_with_
     with pytest.raises(HandlerImportError, match=words):
         import_event_type(f"{__name__}:Crossed")
     assert import_event_type(f"{__name__}:Strict") is Strict
+
+
+@dataclasses.dataclass
+class Ambiguous:
+    ref: UUID | str
+
+
+@dataclasses.dataclass
+class Holding:
+    inner: list[Ambiguous]
+
+
+@dataclasses.dataclass
+class Initialised:
+    seed: dataclasses.InitVar[int]
+
+
+class Unresolved(msgspec.Struct):
+    at: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+class Opaque: ...
+
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass
+class Readable(Generic[Item]):
+    opaque: Opaque
+    row: Customer | None
+    itself: Readable[Item]
+    item: Item
+    raw: Any
+
+
+UNREADABLE = {
+    "Ambiguous": "Type unions may not contain more than one str-like type .*; declare such a field as one type",
+    "Holding": "Type unions may not contain more than one str-like type",
+    "Initialised": "dataclasses with `InitVar` fields are not supported",
+    "Unresolved": "name 'Nowhere' is not defined; import it outside of `if TYPE_CHECKING`",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_class_that_no_worker_can_read_is_refused_with_the_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "extensions.yaml"
+    handler = f'{{handler: "{__name__}:note", async: true}}'
+    path.write_text(f"version: 1\nextensions:\n  p: {{event: '{__name__}:{name}', handlers: [{handler}]}}\n")
+    (found,) = import_mistakes(load(path).composition, later=True)
+    assert (found.line, found.column) == (3, 14)
+    assert re.search(f"test_event_types:{name}: .*{UNREADABLE[name]}", found.message)
+    with pytest.raises(HandlerImportError, match=UNREADABLE[name]):
+        TestRouter(path).dispatch("p", {})
+
+
+def test_fields_of_any_class_names_of_later_classes_and_type_variables_can_be_read() -> None:
+    assert import_event_type(f"{__name__}:Readable") is Readable
+
+
+@pytest.mark.parametrize("event", [Ambiguous("a"), Initialised(1), Crossed(inner=[])])
+def test_an_event_without_jobs_may_be_of_a_class_that_no_worker_could_read(event: Any, tmp_path: Path) -> None:
+    NOTED.clear()
+    path = tmp_path / "extensions.yaml"
+    name = f"{__name__}:{type(event).__name__}"
+    path.write_text(f"version: 1\nextensions: {{p: {{event: '{name}', handlers: [{{handler: '{__name__}:note'}}]}}}}\n")
+    app = TestRouter(path)
+    app.dispatch(event)
+    assert [event] == NOTED
+    with pytest.warns(UserWarning, match="outside `bootstrap`"):
+        app.register_async("p", f"{__name__}:note", id="later")
+    with pytest.raises(HandlerImportError, match=name):
+        app.dispatch(event)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
