@@ -40,6 +40,11 @@ def encode_event(event: Any, point: str, references: References = _NO_REFERENCES
         path, value, _ = _culprit(event, _has_nan)
         words = f"{_label(path)} is {value}, a number that JSON doesn't know"
         raise InvalidPayload(f"{point}: the payload can't be written as JSON: {words}; send None, or leave it out")
+    if models.MASK.encode() in data and _has_masked(event):
+        path, value, _ = _culprit(event, _has_masked)
+        words = f"{_label(path)} is {_kind(value)}, of which only asterisks would travel"
+        hint = "send a key by which the handler finds it, or write it with a `field_serializer`"
+        raise InvalidPayload(f"{point}: {words}; {hint}")
     if not trusted and has_references(data) and _has_reserved_key(event):
         path, _, _ = _culprit(event, _has_reserved_key)
         words = f"{_label(path)} has the key `{NAME}`, which is kept for objects of `register_reference`"
@@ -86,6 +91,10 @@ def _has_nan(value: Any) -> bool:
     if isinstance(value, float):
         return not math.isfinite(value)
     return any(_has_nan(child) for _, child in _children(value))
+
+
+def _has_masked(value: Any) -> bool:
+    return models.is_masked(value) or any(_has_masked(child) for _, child in _children(value))
 
 
 def _field_names(value: Any) -> Iterable[str]:

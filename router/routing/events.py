@@ -35,8 +35,7 @@ def import_event_type(path: str, *, travels: bool = True) -> type:
 def _check_readable(event_type: type, path: str) -> None:
     if models.is_model(event_type):
         if problem := models.unreadable(event_type):
-            hint = "a job's event is written at dispatch and read by the worker: give the field one alias for both"
-            raise HandlerImportError(f"{path}: {problem}; {hint}")
+            raise HandlerImportError(f"{path}: {problem}")
         return
     try:
         msgspec.json.Decoder(event_type)

@@ -11,10 +11,20 @@ from router.routing.references import References
 Model = Any
 """A pydantic BaseModel, or a class of one; pydantic is not ours to import."""
 
+MASK = "**********"
+"""What pydantic writes for a secret."""
+
+_BOTH = "a job's event is written at dispatch and read by the worker"
+
 
 def is_model(value: object) -> bool:
     """Whether it is a pydantic model, or a class of one."""
     return hasattr(value, "model_dump_json")
+
+
+def is_masked(value: object) -> bool:
+    """Whether it is a `SecretStr` or another secret of pydantic's that isn't empty."""
+    return hasattr(type(value), "get_secret_value") and MASK in str(value)
 
 
 def dump(model: Model, references: References, fields: set[str] | None = None) -> bytes:
@@ -37,14 +47,18 @@ def convert(payload: object, cls: Model) -> Model:
 
 
 def unreadable(cls: Model) -> str | None:
-    """Which field would be written under a name under which it can't be read, in words."""
+    """Which field wouldn't be written as it is read, and what to do, in words."""
     for model in _models(cls, set()):
         for name, field in model.model_fields.items():
             read = _names(name, field, model)
             written = field.serialization_alias or name
             if read and written not in read:
                 other = " or ".join(f"`{alias}`" for alias in sorted(read))
-                return f"{model.__qualname__}.{name} is written as `{written}`, but read as {other}"
+                problem = f"{model.__qualname__}.{name} is written as `{written}`, but read as {other}"
+                return f"{problem}; {_BOTH}: give the field one alias for both"
+            if field.is_required() and (field.exclude or getattr(field, "exclude_if", None)):  # the latter from 2.12 on
+                problem = f"{model.__qualname__}.{name} is left out where it is written (`exclude`), but required"
+                return f"{problem}; {_BOTH}: give the field a default"
     return None
 
 

@@ -129,6 +129,60 @@ def test_a_model_that_is_written_and_read_under_different_names_is_refused_with_
     assert import_event_type(f"{__name__}:Strict") is Strict
 
 
+class Excluding(pydantic.BaseModel):
+    total: int = 0
+    cached: int = pydantic.Field(0, exclude=True)
+
+
+class Lacking(pydantic.BaseModel):
+    inner: dict[str, LackingInner]
+
+
+class LackingInner(Excluding):
+    total: int = pydantic.Field(exclude=True)
+
+
+def test_a_required_field_that_is_never_written_is_refused_with_the_file() -> None:
+    words = r"LackingInner.total is left out where it is written \(`exclude`\), but required; .* a default"
+    with pytest.raises(HandlerImportError, match=words):
+        import_event_type(f"{__name__}:Lacking")
+    assert import_event_type(f"{__name__}:Excluding") is Excluding
+
+
+class Login(pydantic.BaseModel):
+    token: pydantic.SecretStr | None = None
+    keys: list[pydantic.SecretBytes] = []
+    by_name: dict[str, Login] = {}
+    pin: pydantic.Secret[int] | None = None
+    note: str = "**********"
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (Login(token=pydantic.SecretStr("a")), "`token` is a `SecretStr`"),
+        (Login(keys=[pydantic.SecretBytes(b""), pydantic.SecretBytes(b"a")]), r"`keys\[1\]` is a `SecretBytes`"),
+        (Login(by_name={"a": Login(token=pydantic.SecretStr("a"))}), "`by_name.a.token` is a `SecretStr`"),
+        (Login(pin=pydantic.Secret(7)), "`pin` is a `Secret`"),
+    ],
+)
+def test_a_secret_never_arrives_as_asterisks(event: Login, words: str) -> None:
+    with pytest.raises(InvalidPayload, match=f"p: {words}, of which only asterisks would travel; send a key"):
+        encode_event(event, "p")
+
+
+def test_a_secret_that_its_model_writes_as_it_is_arrives() -> None:
+    class Open(pydantic.BaseModel):
+        token: pydantic.SecretStr
+
+        @pydantic.field_serializer("token")
+        def _write(self, token: pydantic.SecretStr) -> str:
+            return token.get_secret_value()
+
+    for event in (Open(token=pydantic.SecretStr("a")), Login(), Login(token=pydantic.SecretStr(""))):
+        assert build_event(encode_event(event, "p"), type(event), "p") == event
+
+
 @dataclasses.dataclass
 class Ambiguous:
     ref: UUID | str
