@@ -10,6 +10,7 @@ import msgspec
 
 from router.config.settings import AsyncOptions, Point, Route
 from router.errors import InvalidPayload, RouterError
+from router.routing.derived import find_derived
 from router.routing.encoding import encode_event, originals
 from router.routing.events import build_event, fit_event, import_event_type
 from router.routing.handlers import Handler, import_handler
@@ -59,10 +60,9 @@ class Plan:
             if self.validator is not None:
                 _check(self.validator, data, name)
             if self.event_type is not None and not given:
-                if has_references(data):
-                    event = fit_event(self._with_objects(event, data), data, self.event_type, name)
-                else:
-                    event = build_event(data, self.event_type, name)
+                event = self._read(event, data)
+            elif self.event_type is not None and self.later:
+                self._check_classes(event, data, self.event_type)
         return event, data
 
     def check(self, payload: Any) -> bytes:
@@ -77,10 +77,21 @@ class Plan:
             build_event(data, self.event_type, name)
         return data
 
-    def _with_objects(self, event: Any, data: bytes) -> Any:
-        """The payload, decoded, with the objects of ``event`` in the place of the references that were made of them."""
+    def _read(self, event: Any, data: bytes) -> Any:
+        """The event as a job has it, but with the objects of ``event`` in the place of the references to them."""
+        name = self.point.name
+        if not has_references(data):
+            return build_event(data, self.event_type, name)
         known = originals(event, self.references)
-        return self.references.resolve(msgspec.json.decode(data), self.point.name, known)
+        payload = self.references.resolve(msgspec.json.decode(data), name, known)
+        return fit_event(payload, data, self.event_type, name)
+
+    def _check_classes(self, event: Any, data: bytes, event_type: type) -> None:
+        """Raises InvalidPayload where jobs would lose what a derived class adds to the one that is declared."""
+        if derived := find_derived(event, event_type):
+            arriving = find_derived(self._read(event, data), event_type)  # a model may read more than it declares
+            if lost := [one for one in derived if one not in arriving]:
+                raise InvalidPayload(f"{self.point.name}: {lost[0].words()}")
 
 
 def _check(validator: Validator, data: bytes, point: str) -> None:

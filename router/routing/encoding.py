@@ -20,7 +20,7 @@ _REFUSALS = (TypeError, ValueError, OverflowError, RecursionError)
 _MAX_DEPTH = 1000
 """Steps that are walked to find a value that can't be written; encoders give up at about as many."""
 
-_Path = tuple[str | int, ...]
+Path = tuple[str | int, ...]
 _NO_REFERENCES = References()
 
 
@@ -71,7 +71,7 @@ def referenced(event: Any, references: References) -> list[Any]:
         if references.covers(value):
             found.append(value)
         else:
-            rest += [child for _, child in _children(value)]
+            rest += [child for _, child in children(value)]
     return found
 
 
@@ -84,17 +84,17 @@ def _write(event: Any, references: References) -> bytes:
 def _has_reserved_key(value: Any) -> bool:
     if isinstance(value, Mapping) and NAME in value:
         return True
-    return any(_has_reserved_key(child) for _, child in _children(value))
+    return any(_has_reserved_key(child) for _, child in children(value))
 
 
 def _has_nan(value: Any) -> bool:
     if isinstance(value, float):
         return not math.isfinite(value)
-    return any(_has_nan(child) for _, child in _children(value))
+    return any(_has_nan(child) for _, child in children(value))
 
 
 def _has_masked(value: Any) -> bool:
-    return models.is_masked(value) or any(_has_masked(child) for _, child in _children(value))
+    return models.is_masked(value) or any(_has_masked(child) for _, child in children(value))
 
 
 def _field_names(value: Any) -> Iterable[str]:
@@ -137,7 +137,7 @@ def _refused(event: object, error: Exception, references: References) -> str:
     return f"{_label(path)}: {str(error)[:160]}"
 
 
-def _refused_field(model: Any, references: References) -> _Path:
+def _refused_field(model: Any, references: References) -> Path:
     """The field of a pydantic model; what is in it, pydantic writes in ways of its own."""
     for name in type(model).model_fields:
         try:
@@ -147,11 +147,11 @@ def _refused_field(model: Any, references: References) -> _Path:
     return ()
 
 
-def _culprit(event: object, is_wrong: Callable[[Any], bool]) -> tuple[_Path, Any, bool]:
+def _culprit(event: object, is_wrong: Callable[[Any], bool]) -> tuple[Path, Any, bool]:
     """The path of the innermost value that is wrong, the value, and whether the path comes back to where it was."""
-    path: _Path = ()
+    path: Path = ()
     value, above = event, {id(event)}
-    while (found := next((child for child in _children(value) if is_wrong(child[1])), None)) is not None:
+    while (found := next((child for child in children(value) if is_wrong(child[1])), None)) is not None:
         path, value = (*path, found[0]), found[1]
         if id(value) in above:
             return path, value, True
@@ -161,7 +161,8 @@ def _culprit(event: object, is_wrong: Callable[[Any], bool]) -> tuple[_Path, Any
     return path, value, False
 
 
-def _children(value: Any) -> Iterable[tuple[str | int, Any]]:
+def children(value: Any) -> Iterable[tuple[str | int, Any]]:
+    """What is in a container or an object with fields, with its key, index or name."""
     if isinstance(value, Mapping):
         return [(key if isinstance(key, str) else str(key), child) for key, child in value.items()]
     if isinstance(value, list | tuple | set | frozenset):
@@ -169,7 +170,7 @@ def _children(value: Any) -> Iterable[tuple[str | int, Any]]:
     return [(name, getattr(value, name, None)) for name in _field_names(value)]
 
 
-def _label(path: _Path) -> str:
+def _label(path: Path) -> str:
     from router.routing.payloads import label  # only where something is wrong
 
     return label(path)

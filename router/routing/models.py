@@ -46,6 +46,13 @@ def convert(payload: object, cls: Model) -> Model:
     return cls.model_validate(payload, **_by_name())
 
 
+def declared_fields(cls: Model) -> dict[str, Any]:
+    """What each field of a model is declared as."""
+    if cls.model_fields:  # not BaseModel itself, which can't be rebuilt
+        cls.model_rebuild(raise_errors=False)  # what it names may have come later
+    return {name: field.annotation for name, field in cls.model_fields.items()}
+
+
 def unreadable(cls: Model) -> str | None:
     """Which field wouldn't be written as it is read, and what to do, in words."""
     for model in _models(cls, set()):
@@ -65,10 +72,10 @@ def unreadable(cls: Model) -> str | None:
 def _models(cls: Model, seen: set[Any]) -> Iterator[Model]:
     if is_model(cls) and isinstance(cls, type) and cls not in seen:
         seen.add(cls)
-        cls.model_rebuild(raise_errors=False)  # type: ignore[attr-defined]  # what it names may have come later
+        declared = declared_fields(cls)
         yield cls
-        for field in cls.model_fields.values():  # type: ignore[attr-defined]
-            yield from _models(field.annotation, seen)
+        for annotation in declared.values():
+            yield from _models(annotation, seen)
     for argument in get_args(cls):
         yield from _models(argument, seen)
 

@@ -41,7 +41,7 @@ class References:
         """``base`` and what is derived from it. Raises RegistrationError."""
         if not isinstance(base, type):
             raise RegistrationError(f"register_reference takes a class, not {base!r}")
-        if by_value := next((cls for cls in _family(base) if _travels_by_value(cls)), None):
+        if by_value := next((cls for cls in _family(base) if travels_by_value(cls)), None):
             raise RegistrationError(
                 f"{_path_of(by_value)} is a dataclass or a model, whose objects travel by value, with all they have: "
                 "register other classes only"
@@ -133,7 +133,8 @@ def _path_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _travels_by_value(cls: type) -> bool:
+def travels_by_value(cls: type) -> bool:
+    """Whether objects of ``cls`` are written as their fields."""
     return (
         dataclasses.is_dataclass(cls)
         or issubclass(cls, msgspec.Struct)

@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Generic, Optional, TypeVar
+from typing import Any, ClassVar, Generic, Optional, TypeVar
 from uuid import UUID
 
 import attrs
@@ -19,6 +19,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import TypedDict
 
 import router
 from router import HandlerImportError, InvalidPayload, RegistrationError
@@ -265,6 +266,142 @@ def test_a_number_that_json_does_not_know_is_refused_in_a_model_too(number: floa
     event = Told(orderId=7, inner=[], total=number)
     with pytest.raises(InvalidPayload, match=r"`total` is -?(nan|inf), a number that JSON doesn't know"):
         encode_event(event, "p")
+
+
+class Shape(pydantic.BaseModel):
+    name: str = "a"
+
+
+class Round(Shape):
+    radius: int = 1
+
+
+class Renamed(Shape):
+    name: str = "b"
+
+
+class Kept(Shape):
+    """Finds out by itself what it was."""
+
+    @pydantic.model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, value: Any, handler: Any) -> Any:
+        return KeptRound(**value) if cls is Kept and "radius" in value else handler(value)
+
+
+class KeptRound(Kept):
+    radius: int = 1
+
+
+@dataclasses.dataclass
+class Spot:
+    x: int = 1
+
+
+@dataclasses.dataclass
+class DeepSpot(Spot):
+    z: int = 1
+
+
+class Sized(TypedDict):
+    shape: Shape
+
+
+class Drawn(pydantic.BaseModel):
+    shape: Shape | int = 1
+    shapes: dict[str, list[Shape]] = {}
+    sized: Sized | None = None
+    spot: Spot | None = None
+    both: Shape | Round | None = None
+    anything: Any = None
+    model: pydantic.BaseModel | None = None
+    tree: pydantic.JsonValue = None
+    kept: pydantic.SerializeAsAny[Kept] | None = None
+    itself: Drawn | None = None
+
+
+class DrawnLarge(Drawn):
+    scale: int = 1
+
+
+class Box(msgspec.Struct):
+    size: int = 1
+
+
+class LockedBox(Box):
+    key: int = 1
+
+
+@dataclasses.dataclass
+class Shelf:
+    spots: tuple[Spot, ...] = ()
+    box: Box | None = None
+    row: Row | None = None
+    tag: ClassVar[str] = "a"
+
+
+@dataclasses.dataclass
+class SameShelf(Shelf):
+    note: ClassVar[str] = "b"
+
+
+JOBS = """
+version: 1
+extensions:
+  drawn: {{event: "{module}:Drawn", handlers: [{{handler: "{module}:note", async: true}}]}}
+  shelf: {{event: "{module}:Shelf", handlers: [{{handler: "{module}:note", async: true}}]}}
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> TestRouter:
+    NOTED.clear()
+    path = tmp_path / "extensions.yaml"
+    path.write_text(JOBS.format(module=__name__))
+    app = TestRouter(path)
+    app.register_reference(Row, key=lambda row: row.key, load=lambda cls, key: ROWS.get((cls, key)))
+    return app
+
+
+@pytest.mark.parametrize(
+    ("point", "event", "words"),
+    [
+        ("drawn", Drawn(shape=Round()), "drawn: `shape` is of `Round` where `Shape` is declared: a job"),
+        ("drawn", Drawn(shapes={"a": [Shape(), Round()]}), r"`shapes.a\[1\]` is of `Round` .* lose its `radius`;"),
+        ("drawn", Drawn(model=Round()), "`model` is of `Round` where `BaseModel` is declared"),
+        ("drawn", Drawn(sized={"shape": Round()}), "`sized.shape` is of `Round`"),
+        ("drawn", Drawn(spot=DeepSpot()), "`spot` is of `DeepSpot` where `Spot` is declared: .* its `z`; declare"),
+        ("drawn", Drawn(itself=Drawn(shape=Round())), "`itself.shape` is of `Round`"),
+        ("drawn", DrawnLarge(), "the payload is of `DrawnLarge` where `Drawn` is declared"),
+        ("shelf", Shelf(spots=(Spot(), DeepSpot())), r"`spots\[1\]` is of `DeepSpot`"),
+        ("shelf", Shelf(box=LockedBox()), "`box` is of `LockedBox`"),
+    ],
+)
+def test_what_a_derived_class_adds_is_never_lost_silently(jobs: TestRouter, point: str, event: Any, words: str) -> None:
+    with pytest.raises(InvalidPayload, match=words):
+        jobs.dispatch(point, event)
+    assert not jobs.queued
+
+
+@pytest.mark.parametrize(
+    ("point", "event"),
+    [
+        ("drawn", Drawn(shape=Shape(), shapes={"a": [Shape()]}, both=Round(), spot=Spot(), kept=KeptRound())),
+        ("drawn", Drawn(anything={"shape": 1}, tree={"a": [{}]})),
+        ("shelf", Shelf(spots=(Spot(),), box=Box())),
+    ],
+)
+def test_what_is_of_the_class_that_is_declared_arrives(jobs: TestRouter, point: str, event: Any) -> None:
+    jobs.dispatch(point, event)
+    jobs.run_jobs()
+    assert [event] == NOTED
+
+
+def test_a_derived_class_that_adds_no_field_a_row_and_what_nobody_declared_may_stand_there(jobs: TestRouter) -> None:
+    jobs.dispatch("drawn", Drawn(shape=Renamed(), anything=Round()))
+    jobs.dispatch("shelf", SameShelf(row=ROWS[Customer, 1]))
+    jobs.run_jobs()
+    assert [Drawn(shape=Shape(name="b"), anything={"name": "a", "radius": 1}), Shelf(row=ROWS[Customer, 1])] == NOTED
 
 
 # -- by reference --------------------------------------------------------------------------------------------------
