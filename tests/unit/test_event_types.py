@@ -347,6 +347,7 @@ class SameShelf(Shelf):
 
 JOBS = """
 version: 1
+async: {{onFailure: "{module}:failed"}}
 extensions:
   drawn: {{event: "{module}:Drawn", handlers: [{{handler: "{module}:note", async: true}}]}}
   shelf: {{event: "{module}:Shelf", handlers: [{{handler: "{module}:note", async: true}}]}}
@@ -395,6 +396,25 @@ def test_what_is_of_the_class_that_is_declared_arrives(jobs: TestRouter, point: 
     jobs.dispatch(point, event)
     jobs.run_jobs()
     assert [event] == NOTED
+
+
+@pytest.mark.parametrize(
+    ("point", "event", "words"),
+    [
+        ("shelf", Shelf(box="large"), '`box` must be a mapping or null, not text ("large")'),  # type: ignore[arg-type]
+        ("drawn", Drawn.model_construct(spot="there"), '`spot` must be a mapping, not text ("there")'),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_the_values_of_an_object_are_not_checked_before_a_worker_reads_them(
+    jobs: TestRouter, point: str, event: Any, words: str
+) -> None:
+    jobs.dispatch(point, event)
+    *waiting, last = jobs.run_jobs()
+    assert ({ran.outcome for ran in waiting}, last.outcome, last.attempt) == ({"waiting"}, "failed", 1)
+    (failed,) = jobs.failed
+    assert (failed.reason, NOTED) == ("unknown_route", [])
+    assert words in str(failed.error)
 
 
 def test_a_derived_class_that_adds_no_field_a_row_and_what_nobody_declared_may_stand_there(jobs: TestRouter) -> None:
