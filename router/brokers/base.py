@@ -174,7 +174,7 @@ class Consumer(Protocol):
 
     @property
     def unsettled(self) -> int:
-        """How many settlements have not been carried out yet."""
+        """How many jobs are settled, or moved on by the consumer itself, without the broker having done so yet."""
         ...
 
     def wait_on(self) -> Sequence[int]:

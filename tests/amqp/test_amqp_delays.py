@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from amqp_helpers import Setup, ids, job, take, until
+from amqp_helpers import Setup, ids, job, spin, take, turn, until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.brokers.amqp.names import HELD_BELOW, LADDER, MAX_EXACT, exact_delays, milliseconds, wait_for
-from router.brokers.base import Done, Forward
+from router.brokers.base import Delivery, Done, Forward
 from tests.servers.raw import Raw
 
 LATE = 5.0
@@ -64,6 +64,28 @@ def test_a_delayed_successor_carries_none_of_rabbitmqs_headers(setup: Setup, raw
     headers = raw.get(setup.names.queue("a")).headers
     assert len(headers["x-death"]) == 1, "of its last wait only"
     assert headers["x-death"][0]["count"] == 1
+
+
+def test_a_stop_just_while_early_jobs_move_on_doubles_none(setup: Setup, raw: Raw) -> None:
+    broker = setup.broker()
+    published = [job(delay=1.4) for _ in range(20)]
+    broker.publish(published)
+    first = setup.consumer(broker)
+    outbox = first._outbox  # type: ignore[attr-defined]
+
+    def moving() -> object:
+        return turn(first, {"a": 100}) or (outbox._confirms and outbox._confirms.unconfirmed)
+
+    until(moving, "some came early, and are published again")
+    spin(first, lambda: first.unsettled == 0, "settled, so that it may be closed")
+    first.close()
+    second = setup.consumer(broker, "w2")
+    taken: list[Delivery] = []
+    until(lambda: taken.extend(turn(second, {"a": 100})) or len(taken) >= 20, "all jobs")
+    until(lambda: taken.extend(turn(second, {"a": 100})) or broker.counts(["a"]).delayed == 0, "none is delayed")
+    second.close()
+    until(lambda: raw.ready(setup.names.queue("a")) == 20, "given back")
+    assert sorted(ids(taken)) == [each.id for each in published]
 
 
 def test_counts_tell_what_is_delayed(setup: Setup) -> None:

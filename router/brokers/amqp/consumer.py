@@ -61,8 +61,8 @@ class AmqpConsumer:
         self._room: Mapping[str, int] = {}
         self._polled = 0
         """How many jobs had come by the last `poll`: the socket won't become readable again for those since."""
-        self._open: dict[Held, Settlement] = {}
-        """What was settled and is not acked yet."""
+        self._open: dict[Held, Settlement | None] = {}
+        """What was settled, or goes on to its next delay (None), and is not acked yet."""
         self._lost: list[Delivery] = []
         self._answerer = Answerer(address, names)
         self._closed = False
@@ -271,6 +271,7 @@ class AmqpConsumer:
 
     def _park(self, held: Held) -> None:
         """It came early: on to the next step of the ladder, and then ack it like any other."""
+        self._open[held] = None
         self._outbox.add(held, park(self._names, held.reader.queue, held.message, time.time()))
 
     def _confirmed(self, held: Held) -> None:
