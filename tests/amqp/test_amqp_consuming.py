@@ -363,6 +363,28 @@ def test_the_jobs_of_a_starved_queue_are_not_counted_again_and_again(setup: Setu
     assert patient.count <= 2
 
 
+def test_a_busy_queue_that_is_gone_keeps_no_other_one_waiting(setup: Setup, raw: Raw) -> None:
+    setup.broker().publish([job("a"), *(job("b", id=f"{number}") for number in range(3))])
+    consumer = setup.consumer(setup.broker(queues=None))  # it declares nothing again
+    room = {"a": 1, "b": 1}
+    taken: list[Delivery] = []
+
+    def came() -> list[Delivery]:
+        select.select(list(consumer.wait_on()), [], [], min(0.1, consumer.patience()))
+        taken[:] = consumer.poll(room, 1)
+        return taken
+
+    until(came, "the first queue has jobs")
+    assert taken[0].queue == "a"
+    raw.channel.queue_delete(setup.names.queue("a"))
+    for number in range(3):
+        until(came, "the second queue's next job")
+        assert ids(taken) == [f"{number}"]
+        busy_until = time.monotonic() + 0.4
+        spin(consumer, lambda busy_until=busy_until: time.monotonic() > busy_until, "the job has run")
+        consumer.settle([Done(taken[0])])
+
+
 def test_pauses_leave_nothing_behind(setup: Setup) -> None:
     broker = setup.broker()
     broker.publish([job() for _ in range(3)])

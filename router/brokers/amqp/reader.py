@@ -363,6 +363,7 @@ class QueueReader:
         self._sent_at.clear()
         self._tag = None
         self._tag_held = 0
+        self._filled = False
         self._surplus_since = None
         if channel is not None and self._link is not None and self._link.alive:
             with self._link.sending():
