@@ -368,6 +368,8 @@ class MemoryConsumer:
     def _lose(self, delivery: Delivery) -> None:
         del self._held[id(delivery)]
         self._lost.append(delivery)
+        # Perhaps it is settled, and waits for the lock store.
+        self._pending = [settlement for settlement in self._pending if settlement.delivery is not delivery]
 
     def _show(self, now: float) -> None:
         if self._state is not None:

@@ -157,19 +157,24 @@ class SqliteConsumer:
                     deliveries += rows.claim(cursor, self._namespace, queue, most, self._owner, now, until)
         del self._pending[:ready]
         for settlement, ours in settled:
-            del self._held[settlement.delivery.tag]
             if ours:
+                del self._held[settlement.delivery.tag]
                 self._lock_steps.after_confirm(settlement)
             else:
-                self._lost.append(settlement.delivery)
+                self._lose(settlement.delivery)
         for delivery in lost:
-            del self._held[delivery.tag]
-            self._lost.append(delivery)
+            self._lose(delivery)
         self._held.update((delivery.tag, delivery) for delivery in deliveries)
         self._state_changed = False
         if renewing:
             self._renew_at = now + RENEW_EVERY
         return deliveries
+
+    def _lose(self, delivery: Delivery) -> None:
+        del self._held[delivery.tag]
+        self._lost.append(delivery)
+        # Perhaps it is settled, and waits for the lock store.
+        self._pending = [settlement for settlement in self._pending if settlement.delivery is not delivery]
 
     def _queues_with_work(self, wanted: Mapping[str, int]) -> list[str]:
         """Those of the wanted queues that have something due; reads, and where nothing has changed not even that."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from broker_harness import BrokenLocks, Clock, failed, ids, job, settled, take
+from harnesses import LEASE
 
 from router.brokers import locking
 from router.brokers.base import PUBLISH_LEASE, Broker, Bury, Done, Forget, Forward, Outgoing, Receipt
@@ -21,15 +22,15 @@ ROOM = {"a": 100}
 
 
 @pytest.fixture
-def store() -> BrokenLocks:
-    return BrokenLocks(MemoryLocks(Clock()))
+def store(clock: Clock) -> BrokenLocks:
+    return BrokenLocks(MemoryLocks(clock))
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def broker(request: pytest.FixtureRequest, tmp_path: Path, store: BrokenLocks) -> Broker:
+def broker(request: pytest.FixtureRequest, tmp_path: Path, store: BrokenLocks, clock: Clock) -> Broker:
     if request.param == "memory":
-        return MemoryBroker("test", store)
-    return SqliteBroker(Database(tmp_path / "router.db"), "test", store)
+        return MemoryBroker("test", store, clock)
+    return SqliteBroker(Database(tmp_path / "router.db"), "test", store, clock)
 
 
 def test_publishing_takes_a_short_lock_first_and_lengthens_it_after(broker: Broker, store: BrokenLocks) -> None:
@@ -127,6 +128,31 @@ def test_settlements_wait_in_order_for_the_lock_store(
     assert [entry.id for entry in broker.failed()] == [outs[2].id]
     assert (store.holder("k"), store.holder("l")) == (None, None)
     assert consumer.take_lost() == []
+
+
+def test_a_job_lost_while_it_waits_for_the_lock_store_is_left_alone(
+    broker: Broker, store: BrokenLocks, clock: Clock
+) -> None:
+    outs = [job(key="k"), job(key="l"), job(key="m")]
+    broker.publish(outs)
+    first, second = broker.consumer("w1"), broker.consumer("w2")
+    deliveries = take(first, ROOM, 3)
+    store.fail = LocksUnavailable("gone")
+    # The one that is lost is not the first to be settled.
+    first.settle([Done(deliveries[number], free=outs[number].claim) for number in (2, 0, 1)])
+    clock.advance(LEASE + 1)  # it stood still
+    (again,) = second.poll({"a": 1})
+    assert ids([again]) == [outs[0].id]
+    first.poll({})
+    assert first.take_lost() == [deliveries[0]]
+    assert first.unsettled == 2
+    store.fail = None
+    assert settled(first)
+    assert first.take_lost() == []
+    assert store.holder("k") == outs[0].claim
+    second.settle([Done(again, free=outs[0].claim)])
+    assert [store.holder(key) for key in "klm"] == [None, None, None]
+    assert broker.counts(["a"]).queues["a"].ready == 0
 
 
 def test_a_raise_that_fails_leaves_a_successor_that_can_start(broker: Broker, store: BrokenLocks) -> None:
