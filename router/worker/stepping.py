@@ -46,6 +46,10 @@ class Mark:
 
 def new_memory() -> int:
     """A descriptor of memory for one `Mark`, to be closed by the caller."""
+    if hasattr(os, "memfd_create"):  # a container may have no folder that can be written to, or a full one
+        memory = os.memfd_create("router-mark")
+        os.ftruncate(memory, _number.size)
+        return memory
     with tempfile.TemporaryFile() as file:
         file.truncate(_number.size)
         return os.dup(file.fileno())

@@ -1,10 +1,13 @@
-"""The worker's small parts: scheduling, runs, pipes, the clock."""
+"""The worker's small parts: scheduling, runs, pipes, marks, the clock."""
 
+import os
 import socket
+import tempfile
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -26,6 +29,7 @@ from router.worker.processes import describe_exit
 from router.worker.runs import Run as RunInHand
 from router.worker.runs import Runs
 from router.worker.scheduling import AHEAD_MOST, REMEMBERED, Durations, Turns, room
+from router.worker.stepping import Mark, new_memory
 from router.worker.watching import Watcher
 
 OPTIONS = AsyncOptions(queue="default", delay=0, max_attempts=3, backoff=Backoff("fixed", (1.0,)), timeout=5)
@@ -252,6 +256,25 @@ def test_both_ends_notice_that_the_other_is_gone(pipes):
     theirs.close()
     assert other.receive() == []
     assert other.ended
+
+
+# -- marks --
+
+
+@pytest.mark.parametrize("missing", ["a folder for temporary files", "memfd_create"])
+def test_a_mark_is_seen_in_each_mapping_of_its_memory(monkeypatch, missing):
+    if missing == "memfd_create":  # as on macOS
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    elif hasattr(os, "memfd_create"):
+        monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=FileNotFoundError))
+    memory = new_memory()
+    ours, theirs = Mark(memory), Mark(memory)
+    os.close(memory)
+    assert ours.get() == 0
+    theirs.set(7)
+    assert ours.get() == 7
+    ours.close()
+    theirs.close()
 
 
 # -- clock --
