@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from watchfiles import watch
 
 from router.config import Look, Watched
+
+log = logging.getLogger("router.worker")
 
 # It would log each change of a folder in which the log may lie, and so log that it has logged.
 logging.getLogger("watchfiles").setLevel(logging.WARNING)
@@ -32,6 +34,8 @@ class Watcher:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._look = Look(watched)
+        self._why_not: str | None = None
+        """Why folders couldn't be watched when that was logged last."""
 
     def watch(self, watched: Watched) -> None:
         """From now on watch this: what the last check has read."""
@@ -53,21 +57,30 @@ class Watcher:
                 self._stop = stop
             if self._closed:
                 return
-            folders = [folder for folder in _folders(look.seen) if os.path.isdir(folder)]
-            if not folders:
-                stop.wait(LOOK_EVERY)
+            for _ in self._told(look.seen, stop):
                 self._look_once(changed)
-                continue
-            for _ in watch(
-                *folders,
-                stop_event=stop,
-                recursive=False,
-                raise_interrupt=False,
-                debounce=200,
-                rust_timeout=int(LOOK_EVERY * 1000),
-                yield_on_timeout=True,
-            ):
-                self._look_once(changed)
+
+    def _told(self, watched: Watched, stop: threading.Event) -> Iterator[object]:
+        """Whenever there may be an edit, until ``stop``, or once where the folders can't be watched now."""
+        folders = [folder for folder in _folders(watched) if os.path.isdir(folder)]
+        try:
+            if folders:
+                yield from watch(
+                    *folders,
+                    stop_event=stop,
+                    recursive=False,
+                    raise_interrupt=False,
+                    debounce=200,
+                    rust_timeout=int(LOOK_EVERY * 1000),
+                    yield_on_timeout=True,
+                )
+                return
+        except (OSError, RuntimeError) as error:  # as when one has just vanished, or inotify has no more instances
+            if str(error) != self._why_not:
+                self._why_not = str(error)
+                log.warning("folders can't be watched, files are looked at every %g s: %s", LOOK_EVERY, error)
+        stop.wait(LOOK_EVERY)
+        yield None
 
     def _look_once(self, changed: Callable[[], None]) -> None:
         look = self._look

@@ -10,12 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from router import ConfigError, RegistrationError, Router
 from router.app import reloading
 from router.config import Look, Watched, load
+from router.worker import watching
 from router.worker.watching import Watcher
 
 HANDLERS = """
@@ -302,6 +305,28 @@ def test_a_file_that_is_just_being_written_is_waited_for(tmp_path: Path) -> None
     look.wait_until_quiet(wait)
     assert not pieces
     assert not look.changed()
+
+
+@pytest.mark.parametrize("error", [WatchfilesRustInternalError("Too many open files"), FileNotFoundError("gone")])
+def test_an_edit_is_noticed_also_where_folders_cannot_be_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """As where inotify has no more instances, or where a folder vanishes at that moment."""
+    monkeypatch.setattr(watching, "watch", Mock(side_effect=error))
+    monkeypatch.setattr(watching, "LOOK_EVERY", 0.05)
+    file = tmp_path / "extensions.yaml"
+    file.write_text("version: 1\n")
+    changes = threading.Semaphore(0)
+    watcher = Watcher(load(file, {}).watched)
+    watcher.start(changes.release)
+    try:
+        for number in range(2):
+            file.write_text(f"version: 1\n# edit {number}\n")
+            assert changes.acquire(timeout=20)
+    finally:
+        watcher.close()
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(error) in warning
 
 
 def test_a_watcher_follows_what_the_last_load_read(tmp_path: Path) -> None:
