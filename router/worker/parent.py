@@ -337,6 +337,7 @@ class Worker:
             declared = self._declared(self._table)
             while not declared.done() and not self._stopping:
                 ready = self._wait(LONGEST_WAIT)
+                self._clock.tick(LONGEST_WAIT)
                 self._watchdog.progress()
                 now = self._clock.now()
                 for child in ready:
