@@ -130,6 +130,9 @@ def import_bootstrap(path: str) -> Callable[..., Any]:
     if not callable(found):
         kind = type(found).__name__
         raise HandlerImportError(f"{path}: a {kind} can't be called; bootstrap is a function that takes the router")
+    if is_async(found):
+        raise HandlerImportError(f"{path}: nobody awaits an `async def` here; bootstrap is a plain function")
+    _refuse_generator(found, path)
     _check_arguments(found, path, ("router",), "one argument, the router")
     return found  # type: ignore[no-any-return]
 

@@ -268,13 +268,15 @@ def test_what_comes_out_of_a_bootstrap_is_told_with_its_place(folder: Path, stat
     [
         ("def setup(): ...", "too many positional arguments; it is called with one argument, the router"),
         ("def setup(router, x): ...", "missing a required argument: 'x'; it is called with one argument, the router"),
+        ("async def setup(router): ...", "nobody awaits an `async def` here; bootstrap is a plain function"),
+        ("def setup(router): yield", "it has a `yield`, so that nothing of it runs when it is called"),
         ("setup = 7", "can't be called; bootstrap is a function that takes the router"),
     ],
 )
 def test_what_is_no_bootstrap_is_told_how_one_is_called(folder: Path, body: str, said: str) -> None:
     (folder / "app_broken.py").write_text(body)
     (folder / "extensions.yaml").write_text(FILE + "bootstrap: app_broken:setup\n")
-    with pytest.raises(HandlerImportError, match=f"^app_broken:setup.*{said}$"):
+    with pytest.raises(HandlerImportError, match=f"^app_broken:setup.*{said}"):
         Router()
 
 
