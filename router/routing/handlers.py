@@ -192,9 +192,7 @@ def _ways_to_call(call: Callable[..., Any]) -> tuple[Any, Any]:
 def _refuse_generator(call: Callable[..., Any], path: str) -> None:
     ways = _ways_to_call(call)
     if any(map(inspect.isgeneratorfunction, ways)) or any(map(inspect.isasyncgenfunction, ways)):
-        raise HandlerImportError(
-            f"{path}: it has a `yield`, so that nothing of it runs when it is called; {WANTS} will do"
-        )
+        raise HandlerImportError(f"{path}: it has a `yield`, so that nothing of it runs when it is called")
 
 
 def _wants_context(call: Callable[..., Any], path: str) -> bool:
