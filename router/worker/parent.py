@@ -344,6 +344,7 @@ class Worker:
                     self._listen(child, now)
                 self._attend_signals(now)
                 self._attend_children(now)
+                self._check_time(now)
             if not declared.done():
                 return
             try:
@@ -398,10 +399,15 @@ class Worker:
             return
         if options.max_jobs is not None and self._desk.ended.total() >= options.max_jobs:
             self._stop("--max-jobs", now)
-        elif options.max_time is not None and now - self._started_at >= options.max_time:
-            self._stop("--max-time", now)
         elif options.stop_when_empty and self._is_empty(now):
             self._stop("--stop-when-empty", now)
+        else:
+            self._check_time(now)
+
+    def _check_time(self, now: float) -> None:
+        most = self._options.max_time
+        if most is not None and now - self._started_at >= most and not self._stopping:
+            self._stop("--max-time", now)
 
     def _is_empty(self, now: float) -> bool:
         """Nothing ready in our queues, nothing in hand, nothing delayed: seen twice, a second apart."""

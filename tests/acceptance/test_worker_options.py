@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +156,15 @@ def test_max_time_ends_an_idle_worker(app: App) -> None:
     worker = app.start_worker("--concurrency", "1", "--max-time", "1s")
     assert worker.wait() == 0
     assert "--max-time" in worker.log()
+
+
+def test_max_time_ends_a_worker_whose_broker_never_comes(tmp_path: Path) -> None:
+    with socket.socket() as nobody, App(tmp_path, "version: 1\n", "sqlite:///unused.db") as app:
+        nobody.bind(("127.0.0.1", 0))  # and doesn't listen
+        app.env["ROUTER_BROKER_URL"] = f"amqp://127.0.0.1:{nobody.getsockname()[1]}"
+        worker = app.start_worker("--concurrency", "1", "--max-time", "1s")
+        assert worker.wait() == 0
+        assert "stopping (--max-time)" in worker.log()
 
 
 def publish(app: App, *bodies: bytes) -> None:
