@@ -112,7 +112,7 @@ class JobError(RouterError):
 
 
 class JobTimeout(JobError):
-    """The handler ran longer than its ``timeout`` and was killed."""
+    """The handler ran longer than its ``timeout`` and was killed, or cancelled."""
 
 
 class JobExpired(JobError):

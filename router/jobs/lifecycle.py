@@ -50,9 +50,10 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The handler ran for longer than ``timeout`` seconds and was killed."""
+    """The handler ran for longer than ``timeout`` seconds and was ``ended`` in that way."""
 
     timeout: float
+    ended: Literal["killed", "cancelled"] = "killed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def next_step(
     if isinstance(outcome, Returned):
         return Finish()
     if isinstance(outcome, Raised) and outcome.asked == "drop":
-        return Finish(outcome.error)
+        return Finish(outcome.error.partition("\n")[0])
     if isinstance(outcome, Expired):
         text = f"JobExpired: no attempt could be started in time; attempt {job.attempt} would have been the next"
         return Failed(msgspec.structs.replace(job, not_before=None), "expired", text)
@@ -128,7 +129,7 @@ def next_step(
         not_before=now + wait,
         waiting_since=None,
         # What was unique until it started is so no more: another one may hold the lock by now.
-        lock=None if until_start(job.lock, options.unique) else job.lock,
+        lock=None if until_start(job.lock, options) else job.lock,
     )
     return Again(successor, wait, record.error)
 
@@ -190,8 +191,8 @@ def _describe(outcome: Raised | TimedOut | Died) -> tuple[AttemptOutcome, str]:
     match outcome:
         case Raised(error):
             return "raised", error
-        case TimedOut(timeout):
-            return "timeout", f"JobTimeout: ran longer than {timeout:g} s and was killed"
+        case TimedOut(timeout, ended):
+            return "timeout", f"JobTimeout: ran longer than {timeout:g} s and was {ended}"
         case Died(how):
             return "died", f"ChildDied: {how}"
 

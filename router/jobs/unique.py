@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from router.config.settings import Unique
+from router.config.settings import AsyncOptions, Unique
 from router.errors import InvalidPayload
 
 _CANARY = ":canary:"
@@ -34,8 +34,9 @@ def is_canary(key: str | None) -> bool:
     return key is not None and _CANARY in key
 
 
-def until_start(key: str | None, unique: Unique | None) -> bool:
+def until_start(key: str | None, options: AsyncOptions | None) -> bool:
     """Whether a job of that route gives up this lock when its handler starts."""
+    unique = options.unique if options else None
     return key is not None and unique is not None and unique.until == "start" and not is_canary(key)
 
 

@@ -16,7 +16,7 @@ from router.app.router import Router
 from router.brokers.base import Delivery, Done
 from router.brokers.memory import MemoryBroker, MemoryConsumer
 from router.config.settings import AsyncOptions, Route
-from router.errors import InvalidPayload, JobExpired, Retry, RouterError
+from router.errors import InvalidPayload, Retry, RouterError
 from router.jobs import lifecycle
 from router.jobs.following import Name, of_job, of_step
 from router.jobs.job import Job, decode
@@ -28,7 +28,7 @@ from router.routing.table import RoutingTable
 from router.testing.clock import Clock, as_datetime
 from router.testing.driving import Steps
 from router.testing.records import Outcome, Ran, Report
-from router.worker.runnables import Runnable, arguments_of, context_of, import_routes, outcome_of
+from router.worker.runnables import Runnable, arguments_of, context_of, error_of, import_routes, outcome_of
 from router.worker.settling import give_up, lease_of, put_aside, settle
 
 log = logging.getLogger("router.testing")
@@ -156,7 +156,7 @@ class JobRunner:
             event, error, outcome = yield from self._handle(turn, runnable, unread, context)
             step = lifecycle.next_step(job, options, outcome, self._clock())
             if isinstance(outcome, lifecycle.Expired) and isinstance(step, lifecycle.Failed):
-                error = JobExpired(step.error)
+                error = error_of("expired", step.error)
             self._router._tell([of_step(step, job, turn.delivery.queue, self._clock(), options, seconds=0.0)])
             callback_error = None
             if error is not None:
@@ -181,7 +181,7 @@ class JobRunner:
             return unread.payload, None, lifecycle.Expired()
         self._told("started", turn)
         claim, locks = claim_of(turn.job), self._broker.locks
-        if claim is not None and locks is not None and until_start(claim.key, runnable.options.unique):
+        if claim is not None and locks is not None and until_start(claim.key, runnable.options):
             locks.free(claim)
         event = unread.payload
         try:
@@ -228,6 +228,8 @@ class JobRunner:
         match locks.hold(claim, lease_of(turn.options)):
             case Held():
                 return None
+            case Taken() if until_start(claim.key, turn.options):
+                return None  # as a worker would
             case Taken(holder):
                 return holder
             case _:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from router.app.context import Context, running
 from router.app.default import set_default
 from router.app.router import Router
-from router.errors import ChildDied, InvalidPayload, JobError, JobExpired, JobTimeout
+from router.errors import InvalidPayload
 from router.jobs.job import Job, UndecodableJob
 from router.jobs.lifecycle import Callback
 from router.logs import set_up_logging
@@ -45,6 +45,7 @@ from router.worker.runnables import (
     arguments_of,
     context_of,
     encodable,
+    error_of,
     import_routes,
     prepare,
     raised,
@@ -58,13 +59,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("router.worker.child")
 
-_ERRORS: dict[str, type[JobError]] = {"timeout": JobTimeout, "died": ChildDied, "expired": JobExpired}
-
 
 class Child:
     """Runs what the parent sends, in that order, and says how it went. It decides nothing."""
 
-    def __init__(self, pipe: ChildPipe, routes: Routes, follower: Follower, mark: Mark) -> None:
+    def __init__(self, pipe: ChildPipe, routes: Routes, follower: Follower, mark: Mark, places: int) -> None:
+        """``places``: how many shared runs it may have at a time."""
+        self._places = places
         self._pipe = pipe
         self._routes = routes
         self._follower = follower
@@ -92,7 +93,7 @@ class Child:
         from router.worker.sharing import Sharing  # imports asyncio
 
         async def serve() -> None:
-            await Sharing(self._pipe, self._routes, self._follower, self._mark, self._inbox).serve(first)
+            await Sharing(self._pipe, self._routes, self._follower, self._mark, self._inbox, self._places).serve(first)
 
         self._event_loop().run(serve())
 
@@ -124,7 +125,7 @@ class Child:
             self._callback(run, message.callback, error, job, runnable, event)
 
     def _call_for_another(self, message: Call) -> None:
-        error = _ERRORS[message.outcome](message.error)
+        error = error_of(message.outcome, message.error)
         try:
             job, runnable, unread = prepare(message.body, self._routes, self._pipe.flush)
         except (UndecodableJob, LookupError, InvalidPayload) as problem:
@@ -190,7 +191,8 @@ def main() -> int:
             return 1
         sharing = frozenset(key for key, runnable in routes.items() if runnable.handler.is_async)
         pipe.send(Ready(frozenset(router.listeners.by_name), sharing))
-        Child(pipe, routes, Follower(router.listeners, hello.worker), mark).serve()
+        places = sum(hello.settings.async_concurrency.values())
+        Child(pipe, routes, Follower(router.listeners, hello.worker), mark, places).serve()
     except (EOFError, OSError):
         return 1
     return 0

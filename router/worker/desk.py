@@ -10,7 +10,6 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Literal
 
 from router.brokers.base import Delivery, Return, Settlement
 from router.errors import LocksUnavailable
@@ -22,7 +21,7 @@ from router.locks.base import Held, Locks, Taken
 from router.routing.table import RoutingTable
 from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
 from router.worker.journal import Journal
-from router.worker.messages import Call, Called, Cancel, NotRunnable, Raised, Ready, Returned, Started, Verdict
+from router.worker.messages import Call, Called, Cancel, Lost, NotRunnable, Raised, Ready, Returned, Started, Verdict
 from router.worker.messages import Run as RunMessage
 from router.worker.pool import MAX_UNSENT, Child, Pool
 from router.worker.runs import Run, Runs
@@ -37,11 +36,13 @@ CANCELLED_WITHIN = 5.0
 LOCKS_AGAIN_AFTER = 1.0
 MAX_LOST_STARTS = 3
 TIMED_OUT = "its job ran into its timeout"
+CALLBACK_OVERDUE = f"a callback took over {CALLBACK_WITHIN:g} s"
 
-_KINDS: dict[type[Outcome], Literal["timeout", "died", "expired"]] = {
+_KINDS: dict[type[Outcome], Lost] = {
     TimedOut: "timeout",
     Died: "died",
     Expired: "expired",
+    lifecycle.Raised: "raised",
 }
 
 
@@ -62,7 +63,8 @@ class Desk:
         self._turns = Turns(named_queues)
         self._durations = Durations()
         self._waiting: dict[str, deque[Run]] = {}
-        self._calls: deque[tuple[Run, Outcome, Callback]] = deque()
+        self._calls: deque[Run] = deque()
+        """Those whose callbacks are to be called in any child."""
         self._locked_out: list[LockStoreAway] = []
         self._locks_again_at = 0.0
         self._suspects: deque[Delivery] = deque()
@@ -197,7 +199,7 @@ class Desk:
         usable = pool.usable()
         idle = [child for child in usable if not child.runs]
         while self._calls and idle:
-            self._send_call(idle.pop(), *self._calls.popleft(), now)
+            self._send_call(idle.pop(), self._calls.popleft(), now)
         usable = self._open_to_jobs(usable)
         progress = True
         while progress:
@@ -215,13 +217,15 @@ class Desk:
                     break
 
     def _expire(self, run: Run, now: float) -> None:
-        outcome = Expired()
-        callback = self._decide(run, outcome, 0.0)
+        self._call_or_conclude(run, self._decide(run, Expired(), 0.0), now)
+
+    def _call_or_conclude(self, run: Run, callback: Callback | None, now: float) -> None:
+        """For one that isn't, or isn't any more, in a child."""
         if callback is None:
             self._conclude_decided(run, now)
         else:
-            run.phase = "calling"
-            self._calls.append((run, outcome, callback))
+            run.phase, run.deadline = "calling", None
+            self._calls.append(run)
 
     def _child_for(
         self, queue: str, run: Run, pool: Pool, usable: list[Child], idle: list[Child], now: float
@@ -253,13 +257,14 @@ class Desk:
         run.shared = self._shares(run)
         child.give(run, RunMessage(run.number, run.queue, run.body, run.shared))
 
-    def _send_call(self, child: Child, run: Run, outcome: Outcome, callback: Callback, now: float) -> None:
-        kind = _KINDS[type(outcome)]
-        error = run.step.error if isinstance(run.step, Again | Failed) else ""
-        run.phase = "calling"
+    def _send_call(self, child: Child, run: Run, now: float) -> None:
+        assert isinstance(run.step, Again | Failed)
+        assert run.outcome is not None
+        callback, kind = lifecycle.callback_of(run.step), _KINDS[type(run.outcome)]
+        assert callback is not None
         run.deadline = now + CALLBACK_WITHIN
-        run.shared = False
-        child.give(run, Call(run.number, run.queue, run.body, callback, kind, error))
+        run.shared = run.cancelled = False
+        child.give(run, Call(run.number, run.queue, run.body, callback, kind, run.step.error))
 
     # -- what became of them ---------------------------------------------------------------------------------------
 
@@ -285,7 +290,7 @@ class Desk:
                 pool.note_job(child, rss)
                 self._note(run, seconds)
                 if asked == "timeout":
-                    outcome: Outcome = TimedOut(run.options.timeout)
+                    outcome: Outcome = TimedOut(run.options.timeout, "cancelled")
                 else:
                     outcome = lifecycle.Raised(error, asked, delay)
                 callback = self._decide(run, outcome, seconds)
@@ -310,7 +315,7 @@ class Desk:
 
     def _free_at_start(self, run: Run) -> None:
         """Give up the lock of a job that is unique until it starts."""
-        if self._locks is None or run.claim is None or not until_start(run.claim.key, run.options.unique):
+        if self._locks is None or run.claim is None or not until_start(run.claim.key, run.options):
             return
         run.renew_at = None
         try:
@@ -322,12 +327,15 @@ class Desk:
 
     def child_ended(self, child: Child, how: str, now: float) -> None:
         """A child's process is gone: the job that ran there pays an attempt, or of those that shared it the one whose
-        step it was; what was sent ahead, or only waited, doesn't."""
+        step it was. What was sent ahead, or only waited, doesn't: it starts again, or its callback does."""
         shared, to_blame = child.shares, self._to_blame(child, now)
         runs = child.drop_all()
         again = []
         for run in runs:
-            if run.phase == "calling":
+            if run.phase == "calling" and shared and run is not to_blame:
+                assert run.step is not None
+                self._call_or_conclude(run, lifecycle.callback_of(run.step), now)
+            elif run.phase == "calling":
                 log.error("the callback of %s (job %s) did not end: %s", run.route.id, run.job.job, how)
                 self._conclude_decided(run, now)
             elif run is to_blame and run.phase == "running":
@@ -344,18 +352,14 @@ class Desk:
         if not child.shares:
             return child.first
         executing = child.runs.get(child.mark.get())
-        if executing is not None or child.killed_for != TIMED_OUT:
+        if executing is not None or child.killed_for not in (TIMED_OUT, CALLBACK_OVERDUE):
             return executing
         # It waits for something, overdue, and won't be cancelled.
         return next((run for run in child.runs.values() if run.cancelled and _is_overdue(run, now)), None)
 
     def _died(self, run: Run, outcome: TimedOut | Died, now: float) -> None:
         self._note(run, now - run.started_at)
-        callback = self._decide(run, outcome, now - run.started_at)
-        if callback is None:
-            self._conclude_decided(run, now)
-        else:
-            self._calls.append((run, outcome, callback))
+        self._call_or_conclude(run, self._decide(run, outcome, now - run.started_at), now)
 
     def _wait_again(self, run: Run, how: str) -> None:
         """For another child, ahead of the others."""
@@ -369,6 +373,7 @@ class Desk:
             self._runs.drop(run)
 
     def _decide(self, run: Run, outcome: Outcome, seconds: float) -> Callback | None:
+        run.outcome = outcome
         run.step = lifecycle.next_step(
             run.job, run.options, outcome, time.time(), worker=self._worker, draw=random.random()
         )
@@ -404,7 +409,7 @@ class Desk:
                     run.cancelled, run.deadline = True, now + CANCELLED_WITHIN
                     child.send(Cancel(run.number))
                     continue
-                child.kill(TIMED_OUT if run.phase == "running" else f"a callback took over {CALLBACK_WITHIN:g} s")
+                child.kill(TIMED_OUT if run.phase == "running" else CALLBACK_OVERDUE)
                 break
 
     def next_deadline(self, pool: Iterable[Child]) -> float | None:

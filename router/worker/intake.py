@@ -10,6 +10,7 @@ from router.brokers.base import Delivery, Done, Settlement
 from router.errors import LocksUnavailable
 from router.jobs.job import Job, Stub, UndecodableJob, UnknownVersion, decode
 from router.jobs.lifecycle import park
+from router.jobs.unique import until_start
 from router.locks.base import Locks, Superseded, Taken, claim_of
 from router.routing.table import RoutingTable
 from router.worker.journal import Journal
@@ -83,6 +84,10 @@ class Intake:
             case Superseded():
                 self._journal.superseded(run)
                 return Done(delivery)
+            case Taken() if until_start(run.claim.key, run.options):
+                # It isn't the other's duplicate: it had started, and was interrupted; or its lease ran out.
+                run.claim = None
+                return None
             case Taken(holder):
                 self._journal.duplicate(run, holder)
                 return Done(delivery)

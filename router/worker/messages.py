@@ -62,6 +62,10 @@ class Verdict(msgspec.Struct, frozen=True, tag=True):
     callback: Callback | None
 
 
+Lost = Literal["timeout", "died", "expired", "raised"]
+"""How a job ended whose exception is gone, if there ever was one."""
+
+
 class Call(msgspec.Struct, frozen=True, tag=True):
     """Call a callback of this job with an exception made from words."""
 
@@ -69,7 +73,7 @@ class Call(msgspec.Struct, frozen=True, tag=True):
     queue: str
     body: bytes
     callback: Callback
-    outcome: Literal["timeout", "died", "expired"]
+    outcome: Lost
     error: str
 
 

@@ -136,6 +136,7 @@ class Worker:
         for child in ready:
             self._listen(child, now)
         self._attend_signals(now)
+        self._tell()  # before the last child that could is let go
         self._attend_children(now)
         self._attend_check()
         self._desk.check_locks(now)
@@ -145,11 +146,14 @@ class Worker:
         self._desk.lost(self._consumer.take_lost())
         self._desk.take(taken, now)
         self._desk.assign(self._pool, now)
-        self._pool.tell(self._desk.journal.take_untold())
+        self._tell()
         self._pool.flush()
         self._settle()
         self._report(now)
         self._check_limits(now)
+
+    def _tell(self) -> None:
+        self._pool.tell(self._desk.journal.take_untold())
 
     def _settle(self) -> None:
         settlements = self._desk.take_settlements()
@@ -467,7 +471,7 @@ class Worker:
         now = self._clock.now()
         self._desk.return_all("this worker stops", now)
         self._settle()
-        self._pool.tell(self._desk.journal.take_untold())
+        self._tell()
         self._pool.end(now)
         give_up_at = time.monotonic() + FLUSH_WITHIN
         while self._consumer.unsettled and time.monotonic() < give_up_at:

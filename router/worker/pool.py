@@ -109,7 +109,12 @@ class Child:
     @property
     def usable(self) -> bool:
         """Whether it may be given jobs."""
-        if self.ready is None or self.worn or self.pipe.ended:
+        return self.can_tell and not self.worn
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether it may be given events to tell."""
+        if self.ready is None or self.pipe.ended:
             return False
         return self.stop_by is None and self.killed_for is None
 
@@ -250,10 +255,11 @@ class Pool:
             child.kill(f"did not start a job within {START_WITHIN:g} s")
 
     def tell(self, events: Iterable[LifecycleEvent]) -> None:
-        """Let the least busy child tell these to its listeners; while there is none, they wait."""
+        """Let the least busy child tell these to its listeners, also one that is to be replaced; while there is none,
+        they wait."""
         self._untold += events
         while self._untold:
-            able = [child for child in self._children if child.usable and child.pipe.unsent < MAX_UNSENT]
+            able = [child for child in self._children if child.can_tell and child.pipe.unsent < MAX_UNSENT]
             if not able:
                 break
             min(able, key=lambda child: len(child.runs)).send(Tell(self._untold.popleft()))

@@ -11,7 +11,7 @@ from typing import Any
 
 from router.app.context import Context
 from router.config.settings import AsyncOptions, Route
-from router.errors import Fail, ReferenceMissing, Retry
+from router.errors import ChildDied, Fail, JobError, JobExpired, JobTimeout, ReferenceMissing, Retry
 from router.jobs import lifecycle
 from router.jobs.job import Job, decode
 from router.jobs.lifecycle import Asked, Callback
@@ -19,7 +19,7 @@ from router.routing.events import EventReader, Unread, import_event_type
 from router.routing.handlers import Handler, import_callback, import_exception, import_handler, own_frames
 from router.routing.references import References
 from router.routing.table import RoutingTable
-from router.worker.messages import Raised
+from router.worker.messages import Lost, Raised
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -95,6 +95,20 @@ def outcome_of(error: BaseException, runnable: Runnable) -> lifecycle.Raised:
 def arguments_of(name: Callback, job: Job, error: BaseException, event: Any) -> tuple[Any, Any]:
     """What that callback is called with."""
     return (job.attempt, error) if name == "onRetry" else (error, event)
+
+
+_ERRORS: dict[Lost, type[JobError]] = {
+    "timeout": JobTimeout,
+    "died": ChildDied,
+    "expired": JobExpired,
+    "raised": JobError,
+}
+
+
+def error_of(lost: Lost, words: str) -> JobError:
+    """What callbacks get where the exception is gone. ``words``: what the history says of it."""
+    error = _ERRORS[lost]
+    return error(words.partition("\n")[0].removeprefix(f"{error.__name__}: "))
 
 
 def context_of(job: Job, runnable: Runnable, queue: str) -> Context:

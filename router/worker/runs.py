@@ -10,7 +10,7 @@ from typing import Literal
 from router.brokers.base import Delivery
 from router.config.settings import AsyncOptions, Route
 from router.jobs.job import Job
-from router.jobs.lifecycle import Step
+from router.jobs.lifecycle import Outcome, Step
 from router.locks.base import Claim
 
 Key = tuple[str, int, int]
@@ -25,10 +25,10 @@ REMEMBER_MOST = 10_000
 class Run:
     """One attempt here. ``deliveries``: the broker's copies of it that are ours; none after a lost lease.
 
-    Times are those of the worker's clock. ``step`` and ``seconds`` say how the attempt ended, while its callback
-    is still to run; ``renew_at`` is when the lock of a unique job wants its lease renewed. ``shared``: it is, or was,
-    in a child beside others; ``alone``: that child died, nobody knows for whom, and now it shares none; ``cancelled``:
-    its child was told to cancel it.
+    Times are those of the worker's clock. ``outcome``, ``step`` and ``seconds`` say how the attempt ended, while its
+    callback is still to run; ``renew_at`` is when the lock of a unique job wants its lease renewed. ``shared``: it is,
+    or was, in a child beside others; ``alone``: that child died, nobody knows for whom, and now it shares none;
+    ``cancelled``: its child was told to cancel it.
     """
 
     number: int
@@ -49,6 +49,7 @@ class Run:
     deadline: float | None = None
     cancelled: bool = False
     renew_at: float | None = None
+    outcome: Outcome | None = None
     step: Step | None = None
     seconds: float = 0.0
 

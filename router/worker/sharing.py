@@ -11,8 +11,11 @@ import contextvars
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from router.app.context import Context, running
 from router.errors import InvalidPayload, JobTimeout
@@ -26,13 +29,20 @@ from router.worker.runnables import Routes, Runnable, arguments_of, context_of, 
 from router.worker.stepping import Mark, stepping_for, task_factory
 from router.worker.telling import Follower
 
+T = TypeVar("T")
+
 log = logging.getLogger("router.worker.child")
 
 
 class Sharing:
     """Serves shared runs until none is left; what else comes is put into ``inbox``."""
 
-    def __init__(self, pipe: ChildPipe, routes: Routes, follower: Follower, mark: Mark, inbox: deque[ToChild]) -> None:
+    def __init__(
+        self, pipe: ChildPipe, routes: Routes, follower: Follower, mark: Mark, inbox: deque[ToChild], places: int
+    ) -> None:
+        """``places``: how many there may be at a time."""
+        # Of our own, one for each run: what users' handlers have in the loop's own can't keep these waiting.
+        self._threads = ThreadPoolExecutor(places, "router-shared")
         self._pipe = pipe
         self._routes = routes
         self._follower = follower
@@ -59,6 +69,7 @@ class Sharing:
         finally:
             loop.remove_reader(self._pipe.fileno())
             loop.set_task_factory(None)
+            self._threads.shutdown(wait=False)
         if self._parent_gone:
             raise EOFError("the parent is gone")
         if self._broken is not None:
@@ -119,8 +130,9 @@ class Sharing:
         self._follower.started(job, message.queue, runnable.options)
         with running(context):
             try:
-                event = await _loaded(unread)
-                await _call(runnable.handler, event, context=context)
+                if unread.refers:
+                    event = await self._in_thread(unread.load)
+                await self._call(runnable.handler, event, context=context)
             except BaseException as error:  # noqa: BLE001 - what a handler raises is its failure, not the child's end
                 overdue = number in self._overdue and isinstance(error, asyncio.CancelledError)
                 if overdue:
@@ -143,18 +155,21 @@ class Sharing:
     ) -> None:
         try:
             if name in runnable.callbacks:
-                await _call(runnable.callbacks[name], *arguments_of(name, job, error, event))
+                await self._call(runnable.callbacks[name], *arguments_of(name, job, error, event))
         except BaseException:
             log.exception("%s of %s raised (job %s)", name, runnable.route.id, job.job)
         self._pipe.send(Called(number))
 
+    async def _call(self, handler: Handler, *arguments: Any, context: Context | None = None) -> None:
+        call = partial(handler.call_with, context, *arguments)
+        await (call() if handler.is_async else self._in_thread(call))
 
-async def _loaded(unread: Unread) -> Any:
-    """The event; what it refers to is loaded in a thread, since that may block."""
-    return await asyncio.to_thread(unread.load) if unread.refers else unread.payload
-
-
-async def _call(handler: Handler, *arguments: Any, context: Context | None = None) -> None:
-    result = handler.call_with(context, *arguments)
-    if handler.is_async:
-        await result
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Call what may block. Cancelled meanwhile, it ends when the thread does: that alone would go on for ever."""
+        context = contextvars.copy_context()
+        running = asyncio.get_running_loop().run_in_executor(self._threads, context.run, call)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait((running,))
+            raise

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import router
-from tests.app import App
+from tests.app import App, sqlite_url
 from tests.pages import write_files
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -82,6 +82,15 @@ extensions:
   dies: {handlers: [{handler: "listeners:dies", async: {retries: 1}}]}
   returns: {handlers: [{handler: "listeners:returns", async: true}]}
 """
+
+
+def test_a_listener_is_told_of_a_job_with_which_its_child_and_the_worker_end(tmp_path: Path) -> None:
+    (tmp_path / "listeners.py").write_text(LISTENERS.replace("time.sleep(60)", 'pathlib.Path("told.txt").touch()'))
+    with App(tmp_path, f'pythonpath: ["."]{FILE}', sqlite_url(tmp_path)) as app:
+        app.router("dispatch", "returns")
+        worker = app.start_worker("--concurrency", "1", "--max-jobs", "1", "--max-jobs-per-child", "1")
+        assert worker.wait() == 0
+        assert (tmp_path / "told.txt").exists(), worker.log()
 
 
 def test_a_listener_that_raises_or_hangs_changes_nothing_and_a_child_that_died_is_told_of_by_another(

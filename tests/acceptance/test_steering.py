@@ -30,7 +30,7 @@ def times_out(event):
     time.sleep(30)
 
 def slow(event):
-    write("slow.start")
+    write("slow.start", which=event.get("which"))
     time.sleep(event.get("seconds", 3))
     write("slow.end")
 
@@ -120,6 +120,19 @@ def test_a_job_that_is_unique_until_it_starts_lets_one_more_wait_while_it_runs(a
         assert dispatch(0).duplicates == (("work:slow", second.jobs["work:slow"]),)
     app.wait_for("slow.end", 2)
     assert len(app.journal("slow.start")) == 2
+
+
+def test_a_job_that_is_unique_until_it_starts_is_no_duplicate_after_its_worker_was_killed(app: App) -> None:
+    """It had given up its lock, which another one has by now; it was dropped as that one's duplicate."""
+    with app.application() as application:
+        application.dispatch("once", {"key": 1, "which": "interrupted", "seconds": 3})
+        worker = app.start_worker("--concurrency", "1")
+        app.wait_for("slow.start")
+        app.wait_until(lambda: application.dispatch("once", {"key": 1, "which": "waiting", "seconds": 0}).jobs)
+    worker.process.kill()
+    app.start_worker("--concurrency", "1")
+    app.wait_for("slow.end", 2)
+    assert sorted(line["which"] for line in app.journal("slow.start")) == ["interrupted", "interrupted", "waiting"]
 
 
 def test_locks_can_be_seen_and_one_whose_job_is_gone_can_be_given_up(app: App) -> None:

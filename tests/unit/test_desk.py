@@ -13,7 +13,7 @@ from router.config.settings import AsyncOptions, Backoff, Point, Route, Settings
 from router.jobs.job import Job, encode
 from router.routing.table import compile_table
 from router.worker.desk import Desk
-from router.worker.messages import Call, Called, Ready, Returned, ToChild
+from router.worker.messages import Call, Called, Raised, Ready, Returned, Started, ToChild
 from router.worker.pool import Child
 
 OPTIONS = AsyncOptions(queue="first", delay=0, max_attempts=3, backoff=Backoff("fixed", (1.0,)), timeout=5)
@@ -24,7 +24,7 @@ TABLE = compile_table(
 )
 
 
-def delivery(name: str, count: int = 1, queue: str = "first", expires_at: float | None = None) -> Delivery:
+def delivery(name: str, count: int = 1, queue: str = "first", **changes: Any) -> Delivery:
     job = Job(
         v=1,
         job=name,
@@ -33,7 +33,7 @@ def delivery(name: str, count: int = 1, queue: str = "first", expires_at: float 
         event=msgspec.Raw(b"{}"),
         dispatched_at=0.0,
         correlation="c",
-        expires_at=expires_at,
+        **changes,
     )
     return Delivery(queue, encode(job), count, None)
 
@@ -111,6 +111,32 @@ def child() -> tuple[Child, list[ToChild]]:
     sent: list[ToChild] = []
     pipe = SimpleNamespace(unsent=0, ended=False, post=sent.append, send=sent.append)
     return Child(None, pipe, 1, 0.0, None, ready=Ready()), sent  # type: ignore[arg-type]
+
+
+def test_callbacks_of_innocent_jobs_are_called_again_where_another_one_has_ended_their_child() -> None:
+    desk = Desk(SHARED, (), None)
+    desk.rely_on(Ready(sharing=frozenset({("p", "r")})))
+    only, sent = child()
+    children = SimpleNamespace(usable=lambda: [only], note_job=lambda *_: None)
+    desk.take([delivery(name, attempt=3) for name in ("failing", "killing", "working")], 0.0)
+    desk.assign(children, 0.0)  # type: ignore[arg-type]
+    failing, killing, working = only.runs.values()
+    for run in (failing, killing, working):
+        desk.heard(only, Started(run.number), children, 1.0)  # type: ignore[arg-type]
+    desk.heard(only, Raised(failing.number, 1.0, 1, "ValueError: no\n\nTraceback", None, None), children, 2.0)  # type: ignore[arg-type]
+    only.mark = SimpleNamespace(get=lambda: killing.number)  # type: ignore[assignment]
+    desk.child_ended(only, "killed by SIGSEGV", 3.0)
+    settled = desk.take_settlements()
+    assert settled == [], "the callbacks come first"
+    another, sent = child()
+    for _ in range(3):
+        desk.assign(SimpleNamespace(usable=lambda: [another]), 3.0)  # type: ignore[arg-type]
+        for run in list(another.runs.values()):
+            if run.phase == "calling":
+                desk.heard(another, Called(run.number), children, 4.0)  # type: ignore[arg-type]
+    calls = [(message.outcome, message.error) for message in sent if isinstance(message, Call)]
+    assert calls == [("raised", "ValueError: no\n\nTraceback"), ("died", "ChildDied: killed by SIGSEGV")]
+    assert [run.job.job for run in another.runs.values()] == ["working"]
 
 
 def test_an_expired_job_that_is_lost_before_its_callback_could_be_called_is_let_go_in_peace() -> None:

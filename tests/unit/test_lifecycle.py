@@ -90,6 +90,17 @@ def test_the_last_attempt_fails_the_job():
     assert (step.reason, step.error) == ("attempts", "ValueError: x")
 
 
+def test_a_dropped_job_says_why_in_one_line():
+    step = next_step(a_job(), options(), Raised("ReferenceMissing: m:Row 1 is gone\n\nTraceback ...", "drop"), 100.0)
+    assert step == Finish("ReferenceMissing: m:Row 1 is gone")
+
+
+def test_the_history_says_how_a_handler_that_ran_too_long_was_ended():
+    for ended in ("killed", "cancelled"):
+        step = next_step(a_job(), options(), TimedOut(2.0, ended), 100.0)
+        assert step.error == f"JobTimeout: ran longer than 2 s and was {ended}"
+
+
 def test_fail_leaves_no_attempts():
     step = next_step(a_job(), options(3), Raised("Fail: no", asked="fail"), 100.0)
     assert isinstance(step, Failed)

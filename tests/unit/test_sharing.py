@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import threading
@@ -43,30 +44,67 @@ async def works(event: Any) -> None:
     await asyncio.sleep(0)
 
 
+class Row:
+    """Travels by reference."""
+
+
+released = threading.Event()
+
+
+def load(cls: type, key: int) -> Row:
+    if key == 1:
+        released.wait(DEADLINE)
+    return Row()
+
+
+def called_back_plainly(attempt: int, error: BaseException) -> None:
+    released.wait(DEADLINE)
+
+
 async def called_back(attempt: int, error: BaseException) -> None:
     await asyncio.sleep(0)
 
 
-def route(handler: str) -> Route:
+def route(handler: str, point: str = "p", callback: str = "called_back") -> Route:
     options = AsyncOptions(
         queue="q",
         delay=0,
         max_attempts=2,
         backoff=Backoff("fixed", (1.0,)),
         timeout=5,
-        on_retry=f"{__name__}:called_back",
+        on_retry=f"{__name__}:{callback}",
     )
-    return Route(handler, "p", f"{__name__}:{handler}", options=options)
+    return Route(handler, point, f"{__name__}:{handler}", options=options)
 
 
 TABLE = compile_table(
-    Settings(path="x", hash="x", points=(Point("p", tuple(map(route, ("refuses", "gives_itself_up", "works")))),))
+    Settings(
+        path="x",
+        hash="x",
+        points=(
+            Point("p", tuple(map(route, ("refuses", "gives_itself_up", "works")))),
+            Point("plainly", (route("refuses", "plainly", "called_back_plainly"),)),
+        ),
+    )
 )
 
 
-def run(number: int, handler: str) -> Run:
-    job = Job(v=1, job="j", point="p", route=handler, event=msgspec.Raw(b"{}"), dispatched_at=0.0, correlation="c")
+def run(number: int, handler: str, event: str = "{}", point: str = "p") -> Run:
+    job = Job(
+        v=1,
+        job="j",
+        point=point,
+        route=handler,
+        event=msgspec.Raw(event.encode()),
+        dispatched_at=0.0,
+        correlation="c",
+    )
     return Run(number, "q", encode(job), True)
+
+
+def row(key: int) -> str:
+    """The reference to one: 1 hangs until it is `released`."""
+    return json.dumps({"$reference": f"{__name__}:Row", "key": key})
 
 
 class Talk:
@@ -76,7 +114,9 @@ class Talk:
         ours, theirs = socket.socketpair()
         self.pipe, memory = ParentPipe(ours), new_memory()
         follower = Follower(Listeners(), "w")
-        child = Child(ChildPipe(theirs), import_routes(TABLE, References()), follower, Mark(memory))
+        references = References()
+        references.add(Row, key=lambda row: 1, load=load)
+        child = Child(ChildPipe(theirs), import_routes(TABLE, references), follower, Mark(memory), 50)
         os.close(memory)
         self._theirs = theirs
         self._thread = threading.Thread(target=child.serve, daemon=True)
@@ -105,6 +145,39 @@ def talk() -> Iterator[Talk]:
     talk = Talk()
     yield talk
     talk.end()
+
+
+def test_references_whose_loading_hangs_keep_nobody_waiting_and_do_not_give_way(talk: Talk) -> None:
+    """They took all the threads there were: everybody else ran into their own timeout, for good."""
+    released.clear()
+    hanging = [run(number, "works", row(1)) for number in range(1, 31)]
+    for message in hanging:
+        talk.pipe.post(message)
+    talk.pipe.flush()
+    talk.hear(*[Started] * 30)
+    for message in hanging:
+        talk.pipe.post(Cancel(message.run))
+    talk.pipe.post(run(99, "works", row(2)))
+    talk.pipe.flush()
+    assert [message.run for message in talk.hear(Started, Returned)] == [99, 99]  # type: ignore[union-attr]
+    released.set()
+    late = talk.hear(*[Raised] * 30)
+    assert {message.asked for message in late} == {"timeout"}  # type: ignore[union-attr]
+    for message in hanging:
+        talk.pipe.post(Verdict(message.run, None))
+    talk.pipe.flush()
+
+
+def test_a_plain_callback_keeps_no_neighbour_waiting(talk: Talk) -> None:
+    released.clear()
+    talk.pipe.send(run(1, "refuses", point="plainly"))
+    talk.hear(Started, Raised)
+    talk.pipe.post(Verdict(1, "onRetry"))
+    talk.pipe.post(run(2, "works"))
+    talk.pipe.flush()
+    assert [message.run for message in talk.hear(Started, Returned)] == [2, 2]  # type: ignore[union-attr]
+    released.set()
+    talk.hear(Called)
 
 
 @pytest.mark.parametrize("handler", ["refuses", "gives_itself_up"])

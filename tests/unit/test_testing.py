@@ -614,6 +614,7 @@ def test_a_job_that_a_test_lets_expire_fails_unrun(app: TestRouter, till: Any) -
     assert [(ran.outcome, ran.payload["n"]) for ran in report] == [("failed", 1), ("succeeded", 2)]
     (failed,) = app.failed
     assert (failed.reason, type(failed.error)) == ("expired", router.JobExpired)
+    assert str(failed.error).startswith("no attempt could be started in time")
     assert till.calls == [("given up", failed.error, {"n": 1}), ("one", {"n": 2})]
 
 

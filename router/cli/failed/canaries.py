@@ -35,7 +35,7 @@ def as_canary(job: Job, options: AsyncOptions | None, namespace: str, locks: Loc
     """The next round of a job, with one attempt, so that it tells soon, and a lock by which it can be watched."""
     attempt = options.max_attempts if options else job.attempt
     lock = job.lock
-    if locks is not None and (lock is None or until_start(lock, options.unique if options else None)):
+    if locks is not None and (lock is None or until_start(lock, options)):
         lock = canary_key(namespace, job.job)
     return msgspec.structs.replace(job, attempt=attempt, lock=lock)
 
