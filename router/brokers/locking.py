@@ -16,7 +16,10 @@ from router.locks.base import Claim, Held, Locks, Superseded, Taken, Verdict
 log = logging.getLogger(__name__)
 
 LOCKS_DEADLINE = 5.0
-"""Seconds for which publishing tries to reach the lock store."""
+"""Seconds that taking the locks may cost a publish, but no more than half of its deadline."""
+
+AT_ONCE = 500
+"""Locks that are changed in one go; not fewer than the failed jobs that a sweep requeues together."""
 
 
 def needs_locks(batch: Sequence[Outgoing], locks: Locks | None) -> bool:
@@ -33,21 +36,33 @@ def publish_locked(
 ) -> Receipt:
     """Take the locks, ``publish`` the jobs that got theirs, then lengthen the locks of what was confirmed.
 
-    The other locks are given up. Raises LocksUnavailable, with nothing published and nothing held, if the lock store
-    can't be reached within ``deadline`` (at most 5) seconds; and whatever ``publish`` raises.
+    The other locks are given up. Where the lock store is slow, what had no answer in time is unconfirmed. Raises
+    LocksUnavailable, with nothing published and nothing held, if the lock store can't be reached within half of
+    ``deadline`` (at most 5) seconds; and whatever ``publish`` raises.
     """
-    until = time.monotonic() + min(deadline, LOCKS_DEADLINE)
+    began = time.monotonic()
+    until = began + min(deadline / 2, LOCKS_DEADLINE)
     lease = max(PUBLISH_LEASE, deadline + LOCKS_DEADLINE)
+    unique = [outgoing.claim for outgoing in batch if outgoing.claim is not None]
+    verdicts: list[Verdict] = []
     admitted: list[Outgoing] = []
     further: set[str] = set()
     duplicates: dict[str, str] = {}
+    late: dict[str, str] = {}
     held: list[tuple[Outgoing, Claim]] = []
+    asked = 0
     try:
+        while asked < len(unique) and (not asked or time.monotonic() < until):
+            some = unique[asked : asked + AT_ONCE]
+            asked += len(some)
+            verdicts += _hold(locks, some, lease, until)
+        took = time.monotonic() - began
+        answers = iter(verdicts)
         for outgoing in batch:
             if outgoing.claim is None:
                 admitted.append(outgoing)
                 continue
-            match _hold(locks, outgoing.claim, lease, until):
+            match next(answers, None):
                 case Held():
                     held.append((outgoing, outgoing.claim))
                     admitted.append(outgoing)
@@ -55,44 +70,56 @@ def publish_locked(
                     further.add(outgoing.id)  # an earlier publish was confirmed after all: a later attempt is under way
                 case Taken(holder):
                     duplicates[outgoing.id] = holder
+                case None:
+                    late[outgoing.id] = f"the lock store took {took:.1f} s for {len(verdicts)} of {len(unique)} locks"
         receipt = publish(admitted)
     except Exception:
-        for _, claim in held:
-            _give_up(locks, claim)
+        _give_up(locks, unique[:asked])
         raise
-    for outgoing, claim in held:
-        if outgoing.id in receipt.unconfirmed:
-            _give_up(locks, claim)
-        else:
-            _lengthen(locks, claim, outgoing.delay + outgoing.lease)
+    _give_up(locks, [claim for outgoing, claim in held if outgoing.id in receipt.unconfirmed])
+    _lengthen(
+        locks,
+        [
+            (claim, outgoing.delay + outgoing.lease)
+            for outgoing, claim in held
+            if outgoing.id not in receipt.unconfirmed
+        ],
+    )
     further.update(receipt.confirmed)
     confirmed = tuple(dict.fromkeys(outgoing.id for outgoing in batch if outgoing.id in further))
-    return Receipt(confirmed, duplicates, receipt.unconfirmed)
+    return Receipt(confirmed, duplicates, {**receipt.unconfirmed, **late})
 
 
-def _hold(locks: Locks, claim: Claim, lease: float, until: float) -> Verdict:
+def _hold(locks: Locks, claims: Sequence[Claim], lease: float, until: float) -> list[Verdict]:
     while True:
         try:
-            return locks.hold(claim, lease)
+            return locks.hold_many(claims, lease)
         except LocksUnavailable:
             if time.monotonic() >= until:
                 raise
             time.sleep(0.05)
 
 
-def _give_up(locks: Locks, claim: Claim) -> None:
-    try:
-        locks.free(claim)
-    except LocksUnavailable as error:
-        log.warning("the lock of unpublished job %s stays for up to %g s: %s", claim.job, PUBLISH_LEASE, error)
+def _give_up(locks: Locks, claims: Sequence[Claim]) -> None:
+    for start in range(0, len(claims), AT_ONCE):
+        some = claims[start : start + AT_ONCE]
+        try:
+            locks.free_many(some)
+        except LocksUnavailable as error:
+            text = "the locks of %d unpublished jobs (%s …) may stay for up to %g s: %s"
+            log.warning(text, len(some), some[0].job, PUBLISH_LEASE, error)
 
 
-def _lengthen(locks: Locks, claim: Claim, lease: float) -> None:
-    try:
-        if not locks.extend(claim, lease):
-            log.debug("the lock of job %s was free, or another's, when the job was confirmed", claim.job)
-    except LocksUnavailable as error:
-        log.warning("the lock of job %s may run out before the job starts: %s", claim.job, error)
+def _lengthen(locks: Locks, claims: Sequence[tuple[Claim, float]]) -> None:
+    for start in range(0, len(claims), AT_ONCE):
+        some = claims[start : start + AT_ONCE]
+        try:
+            for (claim, _), done in zip(some, locks.extend_many(some), strict=True):
+                if not done:
+                    log.debug("the lock of job %s was free, or another's, when the job was confirmed", claim.job)
+        except LocksUnavailable as error:
+            text = "the locks of %d jobs (%s …) may run out before the jobs start: %s"
+            log.warning(text, len(some), some[0][0].job, error)
 
 
 class LockSteps:

@@ -6,6 +6,7 @@ same job, come back after a lost ack, is recognised by its lower value.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -66,6 +67,13 @@ class Locks(Protocol):
         """
         ...
 
+    def hold_many(self, claims: Sequence[Claim], lease: float) -> list[Verdict]:
+        """`hold` each of these, in this order and in one go: of two jobs with the same key the first one wins.
+
+        After LocksUnavailable any of them may be held.
+        """
+        ...
+
     def extend(self, claim: Claim, lease: float) -> bool:
         """Lengthen or raise a lock that the same job still holds, with the same or a lower value; True if it did.
 
@@ -73,9 +81,17 @@ class Locks(Protocol):
         """
         ...
 
+    def extend_many(self, claims: Sequence[tuple[Claim, float]]) -> list[bool]:
+        """`extend` each of these for a lease of its own, in one go."""
+        ...
+
     def free(self, claim: Claim) -> bool:
         """Give the key up if the same job holds it with the same or a lower value; True if it did. Never an error
         if it didn't: a lease that ran out may have been taken by another job since."""
+        ...
+
+    def free_many(self, claims: Sequence[Claim]) -> list[bool]:
+        """`free` each of these, in one go."""
         ...
 
     def holder(self, key: str) -> Claim | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from router.locks.base import Claim, Held, Lease, Superseded, Taken, Verdict
 
@@ -27,6 +27,9 @@ class MemoryLocks:
             self._held[claim.key] = (claim, self._now() + lease)
             return Held()
 
+    def hold_many(self, claims: Sequence[Claim], lease: float) -> list[Verdict]:
+        return [self.hold(claim, lease) for claim in claims]
+
     def extend(self, claim: Claim, lease: float) -> bool:
         with self._mutex:
             holder = self._live(claim.key)
@@ -35,6 +38,9 @@ class MemoryLocks:
             self._held[claim.key] = (claim, self._now() + lease)
             return True
 
+    def extend_many(self, claims: Sequence[tuple[Claim, float]]) -> list[bool]:
+        return [self.extend(claim, lease) for claim, lease in claims]
+
     def free(self, claim: Claim) -> bool:
         with self._mutex:
             holder = self._live(claim.key)
@@ -42,6 +48,9 @@ class MemoryLocks:
                 return False
             del self._held[claim.key]
             return True
+
+    def free_many(self, claims: Sequence[Claim]) -> list[bool]:
+        return [self.free(claim) for claim in claims]
 
     def holder(self, key: str) -> Claim | None:
         with self._mutex:

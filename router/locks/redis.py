@@ -7,6 +7,7 @@ is ``round:attempt:job``.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 from redis import Redis
@@ -100,22 +101,27 @@ class RedisLocks:
 
     def hold(self, claim: Claim, lease: float) -> Verdict:
         """See the contract."""
-        state, holder = self._run(self._hold, claim, lease)
-        match state:
-            case "held":
-                return Held()
-            case "superseded":
-                return Superseded()
-            case _:
-                return Taken(holder)
+        return self.hold_many([claim], lease)[0]
+
+    def hold_many(self, claims: Sequence[Claim], lease: float) -> list[Verdict]:
+        """See the contract."""
+        return [_verdict(*answer) for answer in self._run(self._hold, [(claim, lease) for claim in claims])]
 
     def extend(self, claim: Claim, lease: float) -> bool:
         """See the contract."""
-        return bool(self._run(self._extend, claim, lease))
+        return self.extend_many([(claim, lease)])[0]
+
+    def extend_many(self, claims: Sequence[tuple[Claim, float]]) -> list[bool]:
+        """See the contract."""
+        return [bool(answer) for answer in self._run(self._extend, claims)]
 
     def free(self, claim: Claim) -> bool:
         """See the contract. Where Redis's answer got lost and the call was repeated, False although it did free it."""
-        return bool(self._run(self._give_up, claim))
+        return self.free_many([claim])[0]
+
+    def free_many(self, claims: Sequence[Claim]) -> list[bool]:
+        """See the contract, and `free`."""
+        return [bool(answer) for answer in self._run(self._give_up, [(claim, 0.0) for claim in claims])]
 
     def holder(self, key: str) -> Claim | None:
         """See the contract."""
@@ -149,10 +155,19 @@ class RedisLocks:
         """See the contract."""
         self._redis.close()
 
-    def _run(self, script: Any, claim: Claim, lease: float = 0.0) -> Any:
-        arguments: list[str | int] = [claim.job, claim.round, claim.attempt, max(1, round(lease * 1000))]
+    def _run(self, script: Any, claims: Sequence[tuple[Claim, float]]) -> list[Any]:
+        """The script's answer for each claim and lease."""
+        calls = [
+            ([PREFIX + claim.key], [claim.job, claim.round, claim.attempt, max(1, round(lease * 1000))])
+            for claim, lease in claims
+        ]
         try:
-            return script(keys=[PREFIX + claim.key], args=arguments)
+            if len(calls) == 1:  # one round trip; a pipeline asks first whether the script is known
+                return [script(*calls[0])]
+            pipeline = self._redis.pipeline(transaction=False)
+            for keys, arguments in calls:
+                script(keys, arguments, client=pipeline)
+            return pipeline.execute()
         except (RedisError, OSError) as error:
             raise self._unavailable(error) from error
 
@@ -163,6 +178,16 @@ class RedisLocks:
         elif isinstance(error, ResponseError):
             hint = "; it must be a Redis that takes writes and runs Lua scripts"
         return LocksUnavailable(f"Redis at {self._shown}: {error}{hint}")
+
+
+def _verdict(state: str, holder: str) -> Verdict:
+    match state:
+        case "held":
+            return Held()
+        case "superseded":
+            return Superseded()
+        case _:
+            return Taken(holder)
 
 
 def _claim(key: str, value: str) -> Claim:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from router.errors import BrokerError, LocksUnavailable
@@ -87,16 +87,25 @@ class SqliteLocks:
         self._now = now
 
     def hold(self, claim: Claim, lease: float) -> Verdict:
+        return self.hold_many([claim], lease)[0]
+
+    def hold_many(self, claims: Sequence[Claim], lease: float) -> list[Verdict]:
         with _locks_unavailable(), self.database.transaction() as cursor:
-            return hold(cursor, claim, lease, self._now())
+            return [hold(cursor, claim, lease, self._now()) for claim in claims]
 
     def extend(self, claim: Claim, lease: float) -> bool:
+        return self.extend_many([(claim, lease)])[0]
+
+    def extend_many(self, claims: Sequence[tuple[Claim, float]]) -> list[bool]:
         with _locks_unavailable(), self.database.transaction() as cursor:
-            return extend(cursor, claim, lease, self._now())
+            return [extend(cursor, claim, lease, self._now()) for claim, lease in claims]
 
     def free(self, claim: Claim) -> bool:
+        return self.free_many([claim])[0]
+
+    def free_many(self, claims: Sequence[Claim]) -> list[bool]:
         with _locks_unavailable(), self.database.transaction() as cursor:
-            return free(cursor, claim, self._now())
+            return [free(cursor, claim, self._now()) for claim in claims]
 
     def holder(self, key: str) -> Claim | None:
         with _locks_unavailable(), self.database.reading() as cursor:

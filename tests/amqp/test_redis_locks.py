@@ -91,7 +91,12 @@ def test_out_of_reach_is_said_within_five_seconds(key: str) -> None:
         assert locks.hold(claim(key), 100) == Held()
         proxy.stall()
         started = time.monotonic()
-        for call in (lambda: locks.hold(claim(key), 100), lambda: locks.free(claim(key)), lambda: locks.holder(key)):
+        for call in (
+            lambda: locks.hold(claim(key), 100),
+            lambda: locks.hold_many([claim(key), claim(key, attempt=2)], 100),
+            lambda: locks.free(claim(key)),
+            lambda: locks.holder(key),
+        ):
             started = time.monotonic()
             with pytest.raises(LocksUnavailable):
                 call()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router.brokers.base import Broker, Consumer, Delivery, FailedJob, Outgoing, Topology, WorkerState
@@ -160,13 +160,22 @@ class BrokenLocks:
         self._check("hold", claim, lease)
         return self._locks.hold(claim, lease)
 
+    def hold_many(self, claims: Sequence[Claim], lease: float):  # type: ignore[no-untyped-def]
+        return [self.hold(claim, lease) for claim in claims]
+
     def extend(self, claim: Claim, lease: float) -> bool:
         self._check("extend", claim, lease)
         return self._locks.extend(claim, lease)
 
+    def extend_many(self, claims: Sequence[tuple[Claim, float]]) -> list[bool]:
+        return [self.extend(claim, lease) for claim, lease in claims]
+
     def free(self, claim: Claim) -> bool:
         self._check("free", claim, 0.0)
         return self._locks.free(claim)
+
+    def free_many(self, claims: Sequence[Claim]) -> list[bool]:
+        return [self.free(claim) for claim in claims]
 
     def holder(self, key: str) -> Claim | None:
         return self._locks.holder(key)

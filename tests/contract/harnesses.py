@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker_harness import Clock, Harness
@@ -136,14 +136,14 @@ class AgingRedis(RedisLocks):
         self._own = uuid.uuid4().hex
         clock.also = self._age
 
-    def hold(self, claim: Claim, lease: float) -> Verdict:
-        return super().hold(self._mapped(claim), lease)
+    def hold_many(self, claims: Sequence[Claim], lease: float) -> list[Verdict]:
+        return super().hold_many([self._mapped(claim) for claim in claims], lease)
 
-    def extend(self, claim: Claim, lease: float) -> bool:
-        return super().extend(self._mapped(claim), lease)
+    def extend_many(self, claims: Sequence[tuple[Claim, float]]) -> list[bool]:
+        return super().extend_many([(self._mapped(claim), lease) for claim, lease in claims])
 
-    def free(self, claim: Claim) -> bool:
-        return super().free(self._mapped(claim))
+    def free_many(self, claims: Sequence[Claim]) -> list[bool]:
+        return super().free_many([self._mapped(claim) for claim in claims])
 
     def holder(self, key: str) -> Claim | None:
         held = super().holder(self._own + key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from broker_harness import BrokenLocks, Clock, failed, ids, job, settled, take
@@ -15,6 +16,7 @@ from router.brokers.base import PUBLISH_LEASE, Broker, Bury, Done, Forget, Forwa
 from router.brokers.memory import MemoryBroker
 from router.brokers.sqlite import SqliteBroker
 from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
+from router.locks.base import Claim, Verdict
 from router.locks.memory import MemoryLocks
 from router.storage.sqlite import Database
 
@@ -85,6 +87,83 @@ def test_a_publish_that_was_not_tried_gives_all_locks_up(store: BrokenLocks) -> 
     with pytest.raises(BrokerUnavailable):
         locking.publish_locked(store, [job(key="k")], publish, 1.0)
     assert store.holder("k") is None
+
+
+class SlowLocks(MemoryLocks):
+    """``seconds`` pass on each call, whatever it is about."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        super().__init__(clock)
+        self._clock = clock
+        self._seconds = seconds
+        self.calls = 0
+
+    def _answer_slowly(self) -> None:
+        self.calls += 1
+        self._clock.time += self._seconds
+
+    def hold(self, claim: Claim, lease: float) -> Verdict:
+        self._answer_slowly()
+        return super().hold(claim, lease)
+
+    def hold_many(self, claims: Sequence[Claim], lease: float) -> list[Verdict]:
+        self._answer_slowly()
+        return [MemoryLocks.hold(self, claim, lease) for claim in claims]
+
+    def extend_many(self, claims: Sequence[tuple[Claim, float]]) -> list[bool]:
+        self._answer_slowly()
+        return super().extend_many(claims)
+
+    def free_many(self, claims: Sequence[Claim]) -> list[bool]:
+        self._answer_slowly()
+        return super().free_many(claims)
+
+
+@pytest.fixture
+def ticking(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What publishing takes for the time, too."""
+    monkeypatch.setattr(locking, "time", SimpleNamespace(monotonic=clock))
+    return clock
+
+
+def test_a_thousand_unique_jobs_don_t_wait_a_thousand_times_for_the_lock_store(ticking: Clock) -> None:
+    slow = SlowLocks(ticking, 0.02)
+    batch = [job(key=f"k{number}") for number in range(1000)]
+    began = ticking()
+    receipt = locking.publish_locked(slow, batch, all_confirmed, 10.0)
+    assert len(receipt.confirmed) == 1000
+    assert ticking() - began < 0.5
+    assert slow.calls <= 10
+
+
+def test_a_lock_store_that_is_too_slow_leaves_time_for_what_is_held_and_is_named(ticking: Clock) -> None:
+    slow = SlowLocks(ticking, 4.0)
+    batch = [job(), *(job(key=f"k{number}") for number in range(3 * locking.AT_ONCE)), job()]
+    left: list[float] = []
+    until = ticking() + 10.0
+
+    def publish(admitted: Sequence[Outgoing]) -> Receipt:
+        left.append(until - ticking())
+        return all_confirmed(admitted)
+
+    receipt = locking.publish_locked(slow, batch, publish, 10.0)
+    assert left == [2.0]
+    held = batch[: 2 * locking.AT_ONCE + 1]
+    assert list(receipt.confirmed) == [each.id for each in (*held, batch[-1])]
+    assert list(receipt.unconfirmed) == [each.id for each in batch[len(held) : -1]]
+    assert set(receipt.unconfirmed.values()) == {"the lock store took 8.0 s for 1000 of 1500 locks"}
+    assert slow.holder("k0") == batch[1].claim
+    assert slow.holder("k1400") is None
+
+
+def all_confirmed(batch: Sequence[Outgoing]) -> Receipt:
+    return Receipt(tuple(each.id for each in batch))
+
+
+def test_two_jobs_of_a_key_in_one_batch(broker: Broker, store: BrokenLocks) -> None:
+    first, second = job(key="k"), job(key="k")
+    assert broker.publish([first, job(), second]).duplicates == {second.id: first.id}
+    assert store.holder("k") == first.claim
 
 
 def test_a_lock_freed_before_the_lengthening_stays_free(store: BrokenLocks) -> None:

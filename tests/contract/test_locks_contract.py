@@ -102,6 +102,29 @@ def test_keys_are_apart(locks: Locks) -> None:
     assert locks.holder("x") == claim(key="x")
 
 
+def test_many_in_one_go_are_as_one_after_the_other(locks: Locks, clock: Clock) -> None:
+    locks.hold(claim("holder", key="taken"), 10)
+    locks.hold(claim("a", round=2, key="stale"), 10)
+    wanted = [
+        claim("a", key="x"),
+        claim("b", key="x"),  # the first one wins
+        claim("b", key="taken"),
+        claim("a", key="stale"),
+        claim("a", key="x"),
+        claim("c", key="y"),
+    ]
+    assert locks.hold_many(wanted, 10) == [Held(), Taken("a"), Taken("holder"), Superseded(), Held(), Held()]
+    assert locks.extend_many([(wanted[0], 100), (wanted[1], 100), (wanted[5], 20)]) == [True, False, True]
+    clock.advance(15)
+    assert [locks.holder(key) for key in ("x", "y", "taken")] == [wanted[0], wanted[5], None]
+    assert locks.free_many([wanted[1], wanted[0], wanted[5], wanted[0]]) == [False, True, True, False]
+    assert locks.held("") == []
+
+
+def test_none_in_one_go(locks: Locks) -> None:
+    assert (locks.hold_many([], 10), locks.extend_many([]), locks.free_many([])) == ([], [], [])
+
+
 def test_usable_after_close(locks: Locks) -> None:
     locks.hold(claim(), 10)
     locks.close()
