@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from amqp_helpers import Setup, failed, ids, job, spin, take, until
@@ -18,6 +18,7 @@ from router.brokers.amqp import AmqpBroker
 from router.brokers.amqp import failed as failed_module
 from router.brokers.base import Bury, Decision, FailedJob, Forget, Keep, Requeue
 from router.errors import BrokerUnavailable
+from router.locks.base import Claim, Verdict
 from router.locks.memory import MemoryLocks
 from tests.servers.raw import Raw
 
@@ -125,6 +126,21 @@ def test_successors_that_cannot_be_published_stay_failed(setup: Setup) -> None:
     with pytest.raises(BrokerUnavailable, match="3 failed jobs could not be requeued"):
         broker.sweep(lambda one: Requeue(job("nope", id=one.id)))
     assert broker.failed() == made
+
+
+def test_a_requeue_that_takes_longer_than_heartbeats_doubles_nothing(setup: Setup, raw: Raw) -> None:
+    class Slow(MemoryLocks):
+        def hold_many(self, claims: Sequence[Claim], lease: float) -> list[Verdict]:
+            time.sleep(3.5)  # a server with a heartbeat of 1 s gives up a silent client after 3 s
+            return super().hold_many(claims, lease)
+
+    broker = setup.broker(url=f"{setup.place.url}?heartbeat=1", locks=Slow())
+    made = [failed("one", at=1.0), failed("two", at=2.0)]
+    broker.restore(made)
+    sweep = broker.sweep(lambda one: Requeue(job(id=one.id, key=one.id)))
+    assert sweep.requeued == ("one", "two")
+    assert broker.failed() == []
+    assert raw.ready(setup.names.queue("a")) == 2
 
 
 @pytest.fixture

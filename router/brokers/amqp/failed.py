@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,7 @@ TOLD_AFTER = 1.5
 """Seconds of that after which it is told."""
 
 _LOOK_EVERY = 0.1
+_HEARTBEAT_EVERY = 0.1
 _TAG = "browser"
 
 BROWSING = "someone is browsing the failed jobs of this namespace"
@@ -211,7 +213,8 @@ def by_age(page: Sequence[Browsed]) -> list[Browsed]:
 
 
 class Sweeper:
-    """Does with failed jobs as ``decide`` says. ``publish`` returns once the successors are confirmed, or not.
+    """Does with failed jobs as ``decide`` says. ``publish`` returns once the successors are confirmed, or not; it runs
+    in a thread, since it may take longer than a heartbeat.
 
     A failed job is acked only after its successor is confirmed; killed in between, it is in both places.
     """
@@ -227,13 +230,14 @@ class Sweeper:
         self._decide = decide
         self._publish = publish
         self._free = free
+        self._aside: ThreadPoolExecutor
         self._unconfirmed: dict[str, str] = {}
 
     def run(self, report: Callable[[Sweep], None] | None) -> Sweep:
         """Every failed job, `BATCH` at a time. Raises BrokerUnavailable, after everything else is done, where
         successors were not confirmed; those jobs stay failed."""
         steps: list[Sweep] = []
-        with self._browser:
+        with self._browser, ThreadPoolExecutor(1, "router-amqp-requeue") as self._aside:
             for page in self._browser.pages():
                 page = by_age(page)
                 for start in range(0, len(page), BATCH):
@@ -256,6 +260,7 @@ class Sweeper:
             if isinstance(decision, Forget):
                 if decision.free is not None:
                     self._free(decision.free)
+                    self._browser.keep_alive()
                 self._browser.remove(browsed)
                 forgotten.append(browsed.job.id)
         again = [(browsed, decision) for browsed, decision in decisions if isinstance(decision, Requeue)]
@@ -264,7 +269,7 @@ class Sweeper:
         return Sweep(tuple(requeued), tuple(forgotten), duplicates)
 
     def _requeue(self, again: Sequence[tuple[Browsed, Requeue]]) -> tuple[Sequence[str], dict[str, str]]:
-        receipt = self._publish([requeue for _, requeue in again])
+        receipt = self._publish_aside([requeue for _, requeue in again])
         confirmed = set(receipt.confirmed)
         requeued: list[str] = []
         duplicates: dict[str, str] = {}
@@ -278,3 +283,9 @@ class Sweeper:
             else:
                 self._unconfirmed[browsed.job.id] = receipt.unconfirmed.get(successor, "not confirmed")
         return requeued, duplicates
+
+    def _publish_aside(self, requeues: Sequence[Requeue]) -> Receipt:
+        published = self._aside.submit(self._publish, requeues)
+        while not wait([published], _HEARTBEAT_EVERY).done:
+            self._browser.keep_alive()
+        return published.result()
