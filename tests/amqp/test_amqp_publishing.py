@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from contextlib import nullcontext
@@ -13,7 +14,8 @@ from amqp_helpers import Setup, ids, job, take, until
 
 from router.brokers.amqp import AmqpBroker
 from router.brokers.amqp.confirms import Confirms
-from router.brokers.amqp.messages import Publication
+from router.brokers.amqp.link import Address, connect
+from router.brokers.amqp.messages import Publication, publish_job
 from router.brokers.base import Done, Outgoing, Receipt
 from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
 from router.locks.memory import MemoryLocks
@@ -270,6 +272,43 @@ def test_a_blocked_server_is_waited_for(setup: Setup, raw: Raw) -> None:
     found = all_ids(raw, setup.names.queue("a"))
     assert found.count("x") <= 1, "each try stored another copy"
     assert found.count("y") == 1
+
+
+def test_a_connection_that_is_full_outlives_an_alarm(setup: Setup, raw: Raw) -> None:
+    """RabbitMQ stops reading then; the kernel must not take that for silence."""
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to block")
+    setup.broker()
+    address = Address.parse(f"{setup.place.url}?heartbeat=1")
+    body = b"x" * 100_000
+    node.ctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        link = connect(address, "testing", 5.0)
+        confirms: Confirms[int] = Confirms(link)
+        for number in range(200):
+            confirms.send(number, publish_job(setup.names, job(body=body), frozenset(), time.time()))
+        ends = time.monotonic() + 2 * 2 * address.heartbeat  # twice as long as silence is borne
+        while time.monotonic() < ends:
+            link.wait(ends)
+        assert link.blocked
+        assert link.unsent, "not enough to fill the kernel's buffers"
+    finally:
+        unblocking = threading.Thread(target=node.ctl, args=("set_vm_memory_high_watermark", "absolute", "1GB"))
+        unblocking.start()
+    confirmed: list[int] = []
+    deadline = time.monotonic() + 15
+    while len(confirmed) < 200:
+        assert time.monotonic() < deadline
+        link.wait(time.monotonic() + 0.1)
+        confirmed += [outcome.key for outcome in confirms.take()]
+    unblocking.join(30)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        kept = socket.socket(fileno=os.dup(link.fileno()))
+        assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2000, "silence counts again"
+        kept.close()
+    link.close()
+    assert raw.ready(setup.names.queue("a")) == 200
 
 
 @pytest.mark.parametrize("wrong", ["password", "vhost"])

@@ -33,6 +33,8 @@ TICK_SECONDS = 0.25
 
 CLOSE_SECONDS = 0.5
 
+USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+
 
 class LinkDown(BrokerUnavailable):
     """The connection broke, or an answer did not come in time; it has been dropped."""
@@ -101,6 +103,7 @@ class Link:
         self._connection = connection
         self._why: str | None = None
         self._tick_at = 0.0
+        self._alarmed = False
         self._guard = _Guard(self)
 
     @property
@@ -196,10 +199,19 @@ class Link:
             self.drop(str(error))
 
     def _tick(self) -> None:
+        if self._alarmed is (self.blocked is None):
+            self._heed_alarm()
         now = time.monotonic()
         if now >= self._tick_at:
             self._tick_at = now + TICK_SECONDS
             self._connection.heartbeat_tick()
+
+    def _heed_alarm(self) -> None:
+        """A blocked server stops reading, which Linux counts as silence too. Heartbeats still tell whether it lives."""
+        self._alarmed = self.blocked is not None
+        if USER_TIMEOUT is not None:
+            timeout = 0 if self._alarmed else _user_timeout(self.address)
+            self._connection.sock.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, timeout)
 
     def _check(self) -> None:
         if self._why is not None:
@@ -306,9 +318,8 @@ def _connect(address: Address, purpose: str) -> Link:
             "connection_name": f"router {purpose} {socket.gethostname()}:{os.getpid()}",
         },
     }
-    user_timeout = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if user_timeout is not None:
-        options["socket_settings"] = {user_timeout: address.heartbeat * 2000}
+    if USER_TIMEOUT is not None:
+        options["socket_settings"] = {USER_TIMEOUT: _user_timeout(address)}
     try:
         client = KombuConnection(  # type: ignore[no-untyped-call]
             hostname=address.host,
@@ -332,6 +343,11 @@ def _connect(address: Address, purpose: str) -> Link:
         raise BrokerUnavailable(f"{address}: no connection within {address.connect_seconds:g} s") from error
     except (OSError, AMQPError) as error:
         raise BrokerUnavailable(f"{address}: {describe(error)}") from error
+
+
+def _user_timeout(address: Address) -> int:
+    """Milliseconds after which the kernel gives up what it could not send: two heartbeats."""
+    return address.heartbeat * 2000
 
 
 def _tls(address: Address) -> dict[str, object]:
