@@ -9,9 +9,11 @@ from amqp_helpers import Setup, ids, job, spin, take, turn, until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.brokers.amqp.messages import publish_job
 from router.brokers.amqp.names import HELD_BELOW, LADDER, MAX_EXACT, exact_delays, milliseconds, wait_for
 from router.brokers.base import Delivery, Done, Forward
 from tests.servers.raw import Raw
+from tests.servers.shared import rabbit_node
 
 LATE = 5.0
 """Seconds that a job may be late on a busy machine."""
@@ -21,9 +23,9 @@ LATE = 5.0
 def test_the_ladder_gets_there_in_few_steps_and_never_too_far(seconds: float) -> None:
     left, steps = seconds, 0
     while left >= HELD_BELOW:
-        wait = wait_for(left)
-        assert 0 < wait.step <= milliseconds(left)
-        left -= wait.step / 1000
+        step = wait_for(left)
+        assert 0 < step <= milliseconds(left)
+        left -= step / 1000
         steps += 1
     assert steps <= 300
     assert steps <= 20 or seconds > LADDER[-1] / 1000
@@ -49,6 +51,34 @@ def test_any_delay_is_kept(setup: Setup, delay: float) -> None:
     assert delay <= waited < delay + LATE
     consumer.settle([Done(delivery)])
     assert delivery.count == 1
+
+
+def test_a_policy_that_shortens_a_wait_makes_nothing_early(setup: Setup) -> None:
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to set policies on")
+    broker = setup.broker(delays=(1.1,))
+    vhost, queue = broker.address.vhost, setup.names.delay_queue(1100).replace(".", r"\.")
+    node.ctl("set_policy", "-p", vhost, "short", f"^{queue}$", '{"message-ttl": 10}', "--apply-to", "queues")
+    consumer = setup.consumer(broker)
+    published_at = time.time()
+    broker.publish([job(id="x", delay=1.1)])
+    take(consumer, 1)
+    assert 1.1 <= time.time() - published_at < 1.1 + LATE
+
+
+def test_what_is_due_a_moment_early_is_held_and_not_moved_again(setup: Setup, raw: Raw) -> None:
+    """As where the dispatcher's clock is ahead of the worker's."""
+    broker = setup.broker(delays=(0.3,))
+    consumer = setup.consumer(broker)
+    started = time.time()
+    publication = publish_job(setup.names, job(id="x", delay=0.3), frozenset({300}), started + 0.2)
+    assert broker._publisher.publish([publication], 10.0) == {}
+    take(consumer, 1)
+    assert time.time() - started >= 0.5
+    consumer.close()
+    headers = raw.get(setup.names.queue("a")).headers
+    assert [death["queue"] for death in headers["x-death"]] == [setup.names.delay_queue(300)], "no ladder"
 
 
 def test_a_delayed_successor_carries_none_of_rabbitmqs_headers(setup: Setup, raw: Raw) -> None:

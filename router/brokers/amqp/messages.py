@@ -1,8 +1,8 @@
 """Jobs as AMQP messages and back. Pure.
 
 The body is the job's; properties and headers only repeat what people want to see in RabbitMQ's pages, except for the
-header ``not_before``: when a job on the delay ladder is due. None of RabbitMQ's own headers (``x-death`` and so on) is
-ever copied into a message that is published again.
+header ``not_before``: when a delayed job is due, should its wait end earlier, by the ladder or by a policy. None of
+RabbitMQ's own headers (``x-death`` and so on) is ever copied into a message that is published again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, cast, get_args
 import msgspec
 from amqp.serialization import dumps
 
-from router.brokers.amqp.names import Names, Wait, wait_for
+from router.brokers.amqp.names import Names, wait_for
 from router.brokers.amqp.wire import Delivered
 from router.brokers.base import FailedJob, Outgoing, Reason
 from router.jobs.job import MAX_ERROR_BYTES, UndecodableJob, decode
@@ -59,9 +59,9 @@ class Publication(msgspec.Struct, frozen=True):
 
 def publish_job(names: Names, job: Outgoing, exact: frozenset[int], now: float) -> Publication:
     """``job``, to be handed out ``job.delay`` seconds after ``now`` (since the epoch)."""
-    wait = wait_for(job.delay, exact)
-    headers = _queue_header(job.queue) if wait.whole else _table({"queue": job.queue, NOT_BEFORE: now + job.delay})
-    return _publication(names, job.queue, wait, job.id, job.point, headers, job.body, now)
+    step = wait_for(job.delay, exact)
+    headers = _table({"queue": job.queue, NOT_BEFORE: now + job.delay}) if job.delay > 0 else _queue_header(job.queue)
+    return _publication(names, job.queue, step, job.id, job.point, headers, job.body, now)
 
 
 def park(names: Names, queue: str, message: Any, now: float) -> Publication:
@@ -148,12 +148,11 @@ def delivery_count(message: Any) -> int:
 
 
 def _publication(
-    names: Names, queue: str, wait: Wait, identity: str, point: str, headers: bytes, body: bytes, now: float
+    names: Names, queue: str, step: int, identity: str, point: str, headers: bytes, body: bytes, now: float
 ) -> Publication:
     properties = _properties(_JSON, headers, identity, point, now)
-    if wait.step:
-        key = f"{wait.step}.{queue}"
-        return Publication(identity, names.delay, key, properties, body, names.delay_queue(wait.step))
+    if step:
+        return Publication(identity, names.delay, f"{step}.{queue}", properties, body, names.delay_queue(step))
     return Publication(identity, names.jobs, queue, properties, body, names.queue(queue))
 
 

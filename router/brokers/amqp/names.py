@@ -102,20 +102,10 @@ def exact_delays(delays: Iterable[float]) -> frozenset[int]:
     return frozenset(sorted(each for each in wanted if 0 < each <= MAX_TTL)[:MAX_EXACT])
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Where a delayed job waits next. ``step``: the delay queue's milliseconds, 0: none. ``whole``: then it is due."""
+def wait_for(seconds: float, exact: frozenset[int] = frozenset()) -> int:
+    """The delay queue, in milliseconds, for a job due in ``seconds``: its own, else the largest step of the ladder.
 
-    step: int
-    whole: bool
-
-
-def wait_for(seconds: float, exact: frozenset[int] = frozenset()) -> Wait:
-    """The delay queue for a job due in ``seconds``: its own, else the ladder's largest step that fits."""
+    0: none.
+    """
     wanted = milliseconds(seconds)
-    if wanted == 0:
-        return Wait(0, whole=True)
-    if wanted in exact:
-        return Wait(wanted, whole=True)
-    step = max((each for each in LADDER if each <= wanted), default=0)
-    return Wait(step, whole=step == wanted)
+    return wanted if wanted in exact else max((each for each in LADDER if each <= wanted), default=0)
