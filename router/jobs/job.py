@@ -133,3 +133,13 @@ def waiting(body: bytes, *, since: float, not_before: float) -> bytes:
     """The job in ``body``, whatever its version, put aside until ``not_before`` because nobody here can run it."""
     fields: dict[str, object] = dict(_fields.decode(body))
     return msgspec.json.encode(fields | {"waiting_since": since, "not_before": not_before})
+
+
+def without_history(body: bytes) -> bytes | None:
+    """The job in ``body``, whatever its version, without its history; None where there is none, or no job."""
+    try:
+        fields = _fields.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    history = fields.pop("history", None)
+    return None if history is None or bytes(history) == b"[]" else msgspec.json.encode(fields)

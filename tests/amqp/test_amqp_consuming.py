@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import select
 import struct
 import time
 from collections import Counter
 
+import msgspec
 import pytest
 from amqp_helpers import Setup, failed, ids, job, spin, take, turn, until
+from msgspec.structs import replace
 
 from router.brokers.amqp.link import CLOSE_SECONDS, connect
 from router.brokers.amqp.messages import publish_arguments
 from router.brokers.base import Bury, Delivery, Done, Forward, Return
+from router.jobs.job import AttemptRecord, Job, decode, encode
+from router.locks.memory import MemoryLocks
 from tests.servers.proxy import Proxy, through
+from tests.servers.rabbitmq import MAX_MESSAGE
 from tests.servers.raw import Raw
 from tests.servers.shared import rabbit_node
 
@@ -420,6 +426,50 @@ def test_a_successor_that_no_queue_takes_disturbs_no_other(setup: Setup) -> None
     spin(consumer, lambda: consumer.unsettled == 0, "it was taken at last", 40)
     # A queue that has just got its leader back counts late.
     spin(consumer, lambda: broker.counts(["b"]).queues["b"].ready == 1, "it is there", 20)
+
+
+@pytest.mark.skipif(bool(os.environ.get("ROUTER_TEST_AMQP_URL")), reason="the server's own size limit is unknown")
+def test_what_is_refused_for_good_goes_on_smaller_or_fails(setup: Setup) -> None:
+    """It is too large with its history, or whatever one leaves out; the others pass, and nothing is tried for ever."""
+    locks = MemoryLocks()
+    broker = setup.broker(locks=locks)
+    consumer = setup.consumer(broker)
+    came = {id: encoded(id) for id in ("history", "failed", "event", "bytes", "good")}
+    large = job("b", id="event", key="k", attempt=2, body=encoded("event", event="x" * MAX_MESSAGE, error="y"))
+    assert large.claim is not None
+    locks.hold(replace(large.claim, attempt=1), 100)
+    broker.publish([job(id=id, body=body) for id, body in came.items()])
+    record = replace(failed("failed", at=1.0), body=encoded("failed", error="x" * MAX_MESSAGE))
+    first, second, third, fourth, fifth = take(consumer, 5)
+    consumer.settle(
+        [
+            Forward(first, job("b", id="history", body=encoded("history", error="x" * MAX_MESSAGE))),
+            Bury(second, record),
+            Forward(third, large),
+            Bury(fourth, replace(record, id="bytes", body=b"x" * (MAX_MESSAGE + 1))),
+            Forward(fifth, job("b", id="good", body=came["good"])),
+        ]
+    )
+    spin(consumer, lambda: not consumer.unsettled, "settled", 40)
+    went_on = {decode(delivery.body).job: decode(delivery.body) for delivery in take(consumer, 2, "b")}
+    assert went_on.keys() == {"history", "good"}
+    assert went_on["history"].history == ()
+    found = {one.id: one for one in broker.failed()}
+    assert found.keys() == {"failed", "event", "bytes"}
+    assert (found["failed"].error, decode(found["failed"].body).history) == (record.error, ())
+    assert (found["event"].body, found["event"].route, found["event"].queue) == (came["event"], "shop:mail", "a")
+    assert "larger than configured max size" in found["event"].error
+    assert found["bytes"].body == came["bytes"]
+    assert locks.holder("k") is None
+
+
+def encoded(id: str, *, event: str = "", error: str = "") -> bytes:
+    """A job with that event, and an attempt that failed with that error."""
+    record = AttemptRecord(1, 1, 1.0, "raised", error)
+    payload = msgspec.Raw(msgspec.json.encode(event))
+    history = (record,) if error else ()
+    names = {"point": "order.placed", "route": "shop:mail", "correlation": id}
+    return encode(Job(v=1, job=id, event=payload, dispatched_at=1.0, history=history, **names))
 
 
 @pytest.mark.parametrize("with_a_job_in_hand", [False, True])

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.jobs.job import Job, UndecodableJob, UnknownVersion, decode, encode, new_id, waiting
+from router.jobs.job import (
+    AttemptRecord,
+    Job,
+    UndecodableJob,
+    UnknownVersion,
+    decode,
+    encode,
+    new_id,
+    waiting,
+    without_history,
+)
 
 JOB = Job(
     v=1,
@@ -45,6 +55,16 @@ def test_fields_that_a_newer_version_added_go_on_to_the_successor():
     successor = msgspec.structs.replace(decode(newer), attempt=2)
     body = json.loads(encode(successor, inherit=newer))
     assert (body["fresh"], body["stale"], body["attempt"]) == ({"a": 1}, "2", 2)
+
+
+def test_a_history_can_be_left_out():
+    record = AttemptRecord(1, 1, 1.5, "raised", "no")
+    fields = json.loads(encode(msgspec.structs.replace(JOB, attempt=2, history=(record,)))) | {"v": 9, "fresh": 1}
+    bare = without_history(json.dumps(fields).encode())
+    assert bare is not None
+    del fields["history"]
+    assert json.loads(bare) == fields
+    assert [without_history(body) for body in (bare, encode(JOB), b"\xff", b"[]")] == [None] * 4
 
 
 def test_a_body_of_a_newer_version_is_told_from_junk():

@@ -27,6 +27,9 @@ MAX_UNSENT = 1024 * 1024
 PERMANENT = frozenset({311, 403, 404, 406})
 """Codes that say no for good: too large, not allowed, no such exchange, a precondition failed."""
 
+TOO_LARGE = frozenset({311, 406})
+"""Those of them that are about the publication alone, and that a smaller one need not meet."""
+
 Key = TypeVar("Key", bound=Hashable)
 
 

@@ -7,10 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from router.brokers.amqp.line import Line
 from router.brokers.amqp.link import CLOSE_SECONDS, Address, Link, LinkDown
 from router.brokers.amqp.lock_steps import LockThread
-from router.brokers.amqp.messages import Publication, park, publish_failed, publish_job
+from router.brokers.amqp.messages import (
+    Publication,
+    body_of,
+    park,
+    publish_failed,
+    publish_job,
+    refused,
+    without_history,
+)
 from router.brokers.amqp.names import Names
 from router.brokers.amqp.outbox import Outbox
 from router.brokers.amqp.reader import Held, QueueReader
@@ -54,8 +64,8 @@ class AmqpConsumer:
         self._out_line = Line(address, "consumer's publisher", self._wake)
         self._repairs = _Repairs(repair)
         self._slow_line = Line(address, "consumer's second publisher", self._wake)
-        self._slow_outbox: Outbox[Held] = Outbox(self._slow_line, self._repairs.ask)
-        self._outbox: Outbox[Held] = Outbox(self._out_line, self._repairs.ask, self._slow_outbox)
+        self._slow_outbox: Outbox[Held] = Outbox(self._slow_line, self._repairs.ask, self._smaller)
+        self._outbox: Outbox[Held] = Outbox(self._out_line, self._repairs.ask, self._smaller, self._slow_outbox)
         self._lock_thread: LockThread[Held] | None = LockThread(locks, self._wake.set) if locks is not None else None
         self._readers: dict[str, QueueReader] = {}
         self._room: Mapping[str, int] = {}
@@ -273,6 +283,27 @@ class AmqpConsumer:
         """It came early: on to the next step of the ladder, and then ack it like any other."""
         self._open[held] = None
         self._outbox.add(held, park(self._names, held.reader.queue, held.message, time.time()))
+
+    def _smaller(self, held: Held, publication: Publication, why: str) -> Publication | None:
+        """Instead of what RabbitMQ refuses for good: first without its history, then as failed, with the bytes that
+        came, which RabbitMQ took once."""
+        bare = without_history(publication)
+        if bare is not None:
+            log.warning("job %s goes on without its history: %s", publication.id, why)
+            return bare
+        settlement, body = self._open.get(held), body_of(held.message)
+        if len(body) >= len(publication.body):
+            return None
+        match settlement:
+            case Forward(delivery, successor):
+                failed, free = refused(successor, held.reader.queue, body, why, time.time()), successor.claim
+            case Bury(delivery, record, free):
+                failed = replace(record, body=body)
+            case _:
+                return None
+        log.error("job %s fails, as it was before its last attempt: %s", publication.id, why)
+        self._open[held] = Bury(delivery, failed, free)
+        return publish_failed(self._names, failed)
 
     def _confirmed(self, held: Held) -> None:
         match self._open.get(held):

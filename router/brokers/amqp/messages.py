@@ -17,11 +17,13 @@ from typing import Any, cast, get_args
 
 import msgspec
 from amqp.serialization import dumps
+from msgspec.structs import replace
 
 from router.brokers.amqp.names import Names, wait_for
 from router.brokers.amqp.wire import Delivered
 from router.brokers.base import FailedJob, Outgoing, Reason
 from router.jobs.job import MAX_ERROR_BYTES, UndecodableJob, decode
+from router.jobs.job import without_history as job_without_history
 
 NOT_BEFORE = "not_before"
 """Header: when the job is due, in seconds since the epoch."""
@@ -86,6 +88,22 @@ def publish_failed(names: Names, failed: FailedJob) -> Publication:
     content = _BYTES if failed.reason == "undecodable" else _JSON
     properties = _properties(content, _table(headers), failed.id, failed.point, failed.failed_at)
     return Publication(failed.id, names.unrouted, failed.queue[:200], properties, failed.body, names.failed)
+
+
+def without_history(publication: Publication) -> Publication | None:
+    """The same job without its history; None where it has none."""
+    body = job_without_history(publication.body)
+    return None if body is None else replace(publication, body=body)
+
+
+def refused(successor: Outgoing, queue: str, body: bytes, why: str, now: float) -> FailedJob:
+    """The failed job out of ``body`` in ``queue``, whose ``successor`` RabbitMQ refuses for good."""
+    try:
+        route = decode(body).route
+    except UndecodableJob:
+        route = ""
+    error = f"RabbitMQ refuses to take this job for its next attempt: {why}"
+    return FailedJob(successor.id, queue, successor.point, route, "fail", error, now, body)
 
 
 def read_failed(message: Any, routing_key: str, now: float) -> FailedJob:

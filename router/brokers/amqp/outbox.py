@@ -2,7 +2,7 @@
 
 What is added is published until it is confirmed or forgotten. The same rules as for `publisher`: any anomaly costs the
 connection, what was under way is published again, one by one where it happens again; a publication that is the cause
-is put off, so that the others pass, and tried again later.
+is put off, so that the others pass, and tried again later. One that is refused for good is replaced by a smaller one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from router.brokers.amqp.confirms import WINDOW, Confirms, Outcome
+from router.brokers.amqp.confirms import TOO_LARGE, WINDOW, Confirms, Outcome
 from router.brokers.amqp.line import Line
 from router.brokers.amqp.link import LinkDown
 from router.brokers.amqp.messages import Publication
@@ -30,12 +30,20 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Outbox(Generic[Key]):
-    """``repair`` asks for what is missing on the broker to be declared; it does not wait either. ``slow`` takes over
-    what could not be published, so that trying it again disturbs nobody else."""
+    """``repair`` asks for what is missing on the broker to be declared; it does not wait either. ``smaller`` says what
+    to publish instead of what was refused for good, and why; None: nothing. ``slow`` takes over what could not be
+    published, so that trying it again disturbs nobody else."""
 
-    def __init__(self, line: Line, repair: Callable[[], None], slow: Outbox[Key] | None = None) -> None:
+    def __init__(
+        self,
+        line: Line,
+        repair: Callable[[], None],
+        smaller: Callable[[Key, Publication, str], Publication | None],
+        slow: Outbox[Key] | None = None,
+    ) -> None:
         self._line = line
         self._repair = repair
+        self._smaller = smaller
         self._slow = slow
         self._confirms: Confirms[Key] | None = None
         self._wanted: dict[Key, int] = {}
@@ -134,8 +142,15 @@ class Outbox(Generic[Key]):
         self._faults += 1
         if (alone or self._faults > 1) and len(under_way) == 1:
             ((key, publication),) = under_way
-            self._suspects = max(0, self._suspects - 1)
-            self._defer(key, publication, why, now)
+            refusal = confirms.refusal if confirms is not None else None
+            too_large = refusal is not None and refusal.code in TOO_LARGE
+            instead = self._smaller(key, publication, why) if too_large else None
+            if instead is None:
+                self._suspects = max(0, self._suspects - 1)
+                self._defer(key, publication, why, now)
+            else:
+                self._suspects = max(1, self._suspects)
+                self._waiting.appendleft((key, instead))
             return
         self._waiting.extendleft(reversed(under_way))
         if alone or self._faults > 1:
