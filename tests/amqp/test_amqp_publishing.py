@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from amqp_helpers import Setup, ids, job, take, until
@@ -160,6 +161,26 @@ def test_nobody_listening(setup: Setup) -> None:
     with pytest.raises(BrokerUnavailable) as caught:
         broker.failed()
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_localhost_is_every_address_of_that_name(setup: Setup, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up = socket.getaddrinfo
+
+    def both(name: str, *arguments: Any) -> list[Any]:
+        names = ("::1", "127.0.0.1") if name == "localhost" else (name,)
+        return [entry for each in names for entry in look_up(each, *arguments)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    try:
+        proxy = Proxy(Address.parse(setup.place.url).port, host)
+    except OSError as error:
+        pytest.skip(f"no {host} here: {error}")
+    url = through(setup.place.url, proxy.port).replace("@127.0.0.1:", "@localhost:")
+    try:
+        assert setup.broker(url=url).publish([job(id="x")]).confirmed == ("x",)
+    finally:
+        proxy.close()
 
 
 def test_a_silent_server_costs_no_more_than_the_deadline(setup: Setup, proxy: Proxy) -> None:

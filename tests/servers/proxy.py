@@ -34,9 +34,10 @@ def through(url: str, port: int, **options: object) -> str:
 class Proxy:
     """Passes connections to 127.0.0.1:``target`` on, from `port`. All methods may be called from any thread."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family)
         self.port: int = self._listener.getsockname()[1]
         self._listener.setblocking(False)
         self._selector = selectors.DefaultSelector()

@@ -312,6 +312,7 @@ def connect(address: Address, purpose: str, seconds: float) -> Link:
 
 def _connect(address: Address, purpose: str) -> Link:
     options: dict[str, object] = {
+        "host": f"{address.host}:{address.port}",  # kombu makes `localhost` 127.0.0.1; it may be ::1
         "limit": time.monotonic() + address.connect_seconds,
         "client_properties": {
             "product": "extension-router",
