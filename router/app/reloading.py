@@ -8,7 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from router.config import Look, Watched
+from router.config.settings import Point, Settings
 from router.config.watched import QUIET
 from router.errors import RouterError
 from router.routing.table import RoutingTable, difference
@@ -64,6 +67,21 @@ def _is_quiet(watched: Watched) -> bool:
     """Whether the files stay what was read: else that was perhaps half of what somebody was writing."""
     time.sleep(QUIET)
     return not Look(watched).changed()
+
+
+def keep_versions(new: Settings, old: RoutingTable) -> tuple[Settings, tuple[str, ...]]:
+    """``new`` with the versions that the points of ``old`` have, since the code that makes their payloads stays; and
+    the keys of the file for which that made a difference. With another ``event`` only what fits that goes out."""
+    kept = []
+
+    def keep(point: Point) -> Point:
+        before = old.points.get(point.name)
+        if before is None or before.version == point.version or point.event not in (before.event, None):
+            return point
+        kept.append(f"extensions.{point.name}.version")
+        return msgspec.structs.replace(point, version=before.version, upcasters=before.upcasters)
+
+    return msgspec.structs.replace(new, points=tuple(map(keep, new.points))), tuple(kept)
 
 
 def log_change(old: RoutingTable, new: RoutingTable, kept: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from router.app.imports import import_mistakes
 from router.app.listeners import TOLD_IN_APPLICATIONS, Listener, Listeners
 from router.app.plan import Plan, make_plan, run_to_end
 from router.app.registering import check_importable, check_route, path_of
-from router.app.reloading import Reloader, log_change
+from router.app.reloading import Reloader, keep_versions, log_change
 from router.app.tracing import current_trace
 from router.brokers import connect
 from router.brokers.base import Broker, Outgoing, Receipt, Topology
@@ -134,9 +134,9 @@ class Router:
     def reload(self) -> RoutingTable:
         """Read the file again and put it in force, in this thread: what runs goes on under the old table.
 
-        Registered routes stay, and so do the connections, ``bootstrap`` and what was imported already, until the
-        process is started again; of a file that wants others a warning is logged. Raises ConfigError, ConfigNotFound or
-        RegistrationError, changing nothing.
+        Registered routes stay, and so do the connections, ``bootstrap``, what was imported already and the ``version``
+        of each point, until the process is started again; of a file that wants others a warning is logged. Raises
+        ConfigError, ConfigNotFound or RegistrationError, changing nothing.
         """
         table = self._reload(lambda watched: True)
         assert table is not None
@@ -153,7 +153,8 @@ class Router:
             self._reloader.watch(error.watched)
             raise
         self._reloader.watch(loaded.watched)
-        settings, kept = keep_connections(loaded.settings, old.settings)
+        settings, connections = keep_connections(loaded.settings, old.settings)
+        settings, versions = keep_versions(settings, old)
         extend_import_path(settings)
         mistakes = loaded.composition.ordered(import_mistakes(loaded.composition, later=False))
         if mistakes:
@@ -167,7 +168,7 @@ class Router:
                 raise RegistrationError(str(error)) from error
             state.plans = {name: self._make_plan(point) for name, point in state.table.points.items()}
             self._state = state
-        log_change(old, state.table, kept)
+        log_change(old, state.table, connections + versions)
         return state.table
 
     def register(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -17,12 +18,20 @@ from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from router import ConfigError, RegistrationError, Router
 from router.app import reloading
+from router.brokers.memory import MemoryBroker
 from router.config import Look, Watched, load
+from router.jobs.job import decode
 from router.worker import watching
 from router.worker.watching import Watcher
 
 HANDLERS = """
+from dataclasses import dataclass
+
 calls = []
+
+@dataclass
+class Order:
+    order_id: int
 
 def one(event):
     calls.append("one")
@@ -158,6 +167,36 @@ def test_connections_and_bootstrap_stay_until_the_process_ends_and_that_is_said(
         assert f"{key} is another now; that takes effect when this process is started again" in caplog.text
     assert "setup" not in sys.modules["reloaded"].calls
     assert [*app.dispatch("raised", {}).results] == ["reloaded:one", "reloaded:two"]
+
+
+def test_payloads_keep_their_version_until_the_code_that_makes_them_is_started_again(
+    app: Router, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def file(version: int, event: str = "") -> str:
+        upcasters = ["reloaded:one"] * (version - 1)
+        about = f"version: {version}, upcasters: {json.dumps(upcasters)}, {event}"
+        return f"{FILE}  queued: {{{about} handlers: [{{handler: 'reloaded:one', async: true}}]}}\n"
+
+    def sent() -> int:
+        app.dispatch("queued", {"order_id": 7})
+        assert isinstance(app.broker, MemoryBroker)
+        return decode(app.broker.waiting()[-1].body).event_version
+
+    said = "extensions.queued.version is another now; that takes effect when this process is started again"
+    (folder / "extensions.yaml").write_text(file(2))
+    app.reload()
+    assert (sent(), caplog.text) == (2, "")  # a new point
+    for _ in range(2):
+        (folder / "extensions.yaml").write_text(file(3))
+        app.reload()
+        assert said in caplog.text
+        assert (sent(), app.table.points["queued"].upcasters) == (2, ("reloaded:one",))
+        caplog.clear()
+    (folder / "extensions.yaml").write_text(file(3, "event: 'reloaded:Order',"))
+    app.reload()
+    assert (sent(), caplog.text) == (3, "")  # it was checked by the type that the file names now
+    app.close()
+    assert Router().table.points["queued"].version == 3
 
 
 def test_registered_routes_survive_and_a_new_file_may_not_take_their_ids(app: Router, folder: Path) -> None:
