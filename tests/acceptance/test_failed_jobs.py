@@ -25,6 +25,17 @@ from tests.failed_shop import FILE, MakeApp, Shop, failed_job
 
 NO_LOCKS = 'broker: {url: "${ROUTER_BROKER_URL}", namespace: "${ROUTER_NAMESPACE}"}\n'
 
+STRICT = """
+from dataclasses import dataclass
+
+@dataclass
+class Order:
+    number: int
+
+    def __post_init__(self):
+        raise ValueError("not today")
+"""
+
 
 @pytest.fixture
 def shop(make_app: MakeApp, tmp_path: Path) -> Shop:
@@ -383,6 +394,20 @@ def test_without_a_lock_store_rabbitmq_says_how_sure_it_is(tmp_path: Path) -> No
         (job,) = shop.restore(failed_job(9))
         done = shop.router("failed", "retry", "--all", "--canary", "1", "--within", "40s", code=1)
         assert f"canary {job} has failed again" in done.stderr
+
+
+def test_without_a_lock_store_a_canary_that_was_put_aside_counts_as_waiting(tmp_path: Path) -> None:
+    handlers = "handlers: [{handler: 'work:work', id: worker, async: {queue: emails}}]"
+    file = f"version: 1\npythonpath: ['.']\nextensions: {{raised: {{event: 'strict:Order', {handlers}}}}}\n"
+    with App(tmp_path, file + NO_LOCKS, amqp_url(tmp_path)) as app:
+        shop = Shop(lambda _: app, tmp_path)
+        (tmp_path / "strict.py").write_text(STRICT)
+        jobs = shop.restore(*(failed_job(number, age=100 - number) for number in range(2)))
+        worker = app.start_worker("--concurrency", "1")
+        done = shop.router("failed", "retry", "--all", "--canary", "1", "--within", "7s", code=1)
+        assert f"job {jobs[0]} attempt 3 in queue emails: raised: the payload does not fit" in worker.log()
+        assert f"canary {jobs[0]} was not done within 7s" in done.stderr
+        assert shop.failed() == jobs[1:]
 
 
 # -- forgetting

@@ -2,7 +2,8 @@
 
 RabbitMQ can't be asked what has become of a job. But a job that holds a lock keeps it until it is done, or has failed
 for good: so a canary gets one, under a key of its own where it is not unique, or only until it starts. Without a lock
-store it counts as done when its queue is empty and nothing of that queue runs, for a while.
+store it counts as done when its queue is empty, nothing of that queue runs and no more is delayed than before it was
+sent (it may have been put aside, to be looked at again), for a while.
 """
 
 from __future__ import annotations
@@ -54,14 +55,24 @@ class Verdict:
     inferred: bool
 
 
-class Watch:
-    """Waits for canaries. ``sent``: as they were published; ``left``: what Ctrl-C leaves, in words."""
+def delayed(router: Router) -> int:
+    """How many jobs of the namespace are delayed."""
+    return router.broker.counts([], router.table.waits()).delayed or 0
 
-    def __init__(self, router: Router, sent: Mapping[str, Outgoing], rounds: Mapping[str, int], left: str) -> None:
+
+class Watch:
+    """Waits for canaries. ``sent``: as they were published; ``before``: what was `delayed` then; ``left``: what Ctrl-C
+    leaves, in words."""
+
+    def __init__(
+        self, router: Router, sent: Mapping[str, Outgoing], rounds: Mapping[str, int], before: int, left: str
+    ) -> None:
+        self._router = router
         self._broker = router.broker
         self._left = left
         self._sent = sent
         self._rounds = rounds
+        self._delayed_before = before
         self._gone_since: dict[str, float] = {}
 
     def until(self, deadline: float, no_worker: Callable[[], None]) -> Verdict:
@@ -104,6 +115,8 @@ class Watch:
         return gone
 
     def _drained(self, waiting: set[str]) -> set[str]:
+        if delayed(self._router) > self._delayed_before:
+            return set()
         queues = {self._sent[job].queue for job in waiting}
         counts = self._broker.counts(sorted(queues)).queues
         busy = {queue for state in self._broker.workers() for queue, *_ in state.running}

@@ -11,7 +11,7 @@ import typer
 from router.app.router import Router, topology
 from router.brokers.base import Decision, FailedJob, Keep, Outgoing, Requeue
 from router.cli.common import ConfigOption, UsageError, duration, error, open_broker
-from router.cli.failed.canaries import Verdict, Watch, as_canary, lengthened, without_mark
+from router.cli.failed.canaries import Verdict, Watch, as_canary, delayed, lengthened, without_mark
 from router.cli.failed.editing import edit as edit_payload
 from router.cli.failed.selecting import (
     All,
@@ -171,6 +171,7 @@ def _edit_one(router: Router, retrial: Retrial, chosen: Selection) -> None:
 def _canaries_first(router: Router, retrial: Retrial, ids: tuple[str, ...], number: int, within: float) -> None:
     first, others = ids[:number], ids[number:]
     stay = f"the other {counted(len(others), 'job')} {'stays' if len(others) == 1 else 'stay'} failed"
+    before = delayed(router)
     trial = Retrial(router, within)
     tally = trial.run(of_ids(first))
     sent = {job: trial.sent[job] for job in tally.requeued}
@@ -184,7 +185,7 @@ def _canaries_first(router: Router, retrial: Retrial, ids: tuple[str, ...], numb
         typer.echo(
             f"queued again: {counted(len(sent), 'canary job')}; waiting for {'it' if len(sent) == 1 else 'them'}"
         )
-        verdict = Watch(router, sent, trial.rounds, left).until(
+        verdict = Watch(router, sent, trial.rounds, before, left).until(
             time.monotonic() + within,
             no_worker=lambda: error("no worker runs; start one in another terminal: router run-worker"),
         )
@@ -198,7 +199,7 @@ def _canaries_first(router: Router, retrial: Retrial, ids: tuple[str, ...], numb
 
 _HOW_KNOWN = (
     ", as far as RabbitMQ can tell without a lock store (locks.url): nothing is ready in their queues, nothing from "
-    "there runs, and none has failed again"
+    "there runs, no more is delayed than before, and none has failed again"
 )
 
 
