@@ -24,6 +24,11 @@ def lock_key(namespace: str, point: str, route: str, unique: Unique, event: byte
     return f"{namespace}:{point}:{route}:{digest}"
 
 
+def is_of(key: str, namespace: str) -> bool:
+    """Whether a key is that of a lock of this namespace."""
+    return key.startswith(f"{namespace}:")
+
+
 def canary_key(namespace: str, job: str) -> str:
     """The key by which a canary of `router failed retry` is watched: its own, held until it is done."""
     return f"{namespace}{_CANARY}{job}"

@@ -472,6 +472,21 @@ def test_what_was_exported_and_forgotten_comes_back_as_it_was(shop: Shop) -> Non
     broker.close()
 
 
+def test_a_unique_job_that_was_carried_to_another_namespace_is_unique_there(shop: Shop) -> None:
+    shop.broken(7)
+    shop.app.router("dispatch", "only_one", "-p", '{"number": 7}')
+    shop.run_jobs()
+    (job,) = shop.failed()
+    assert "forgotten: 1 job" in shop.router("failed", "export", "jobs.jsonl", "--forget").stdout
+    before, after = shop.app.env["ROUTER_NAMESPACE"], f"{shop.app.env['ROUTER_NAMESPACE']}-after"
+    shop.app.env["ROUTER_NAMESPACE"] = after
+    shop.router("failed", "import", "jobs.jsonl")
+    assert "queued again: 1 job" in shop.router("failed", "retry", "--all").stdout
+    assert f"job {job} is not done" in shop.app.router("dispatch", "only_one", "-p", '{"number": 7}').stdout
+    shop.app.env["ROUTER_NAMESPACE"] = before
+    assert shop.router("locks", "list", "--format", "json").json() == []
+
+
 def test_an_export_goes_through_a_pipe_and_back(shop: Shop) -> None:
     shop.restore(failed_job(1), failed_job(2))
     router = str(Path(sys.executable).with_name("router"))

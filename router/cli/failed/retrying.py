@@ -35,7 +35,7 @@ from router.config.settings import AsyncOptions
 from router.errors import InvalidPayload, RouterError
 from router.jobs.job import Job
 from router.jobs.lifecycle import next_round
-from router.jobs.unique import lock_key
+from router.jobs.unique import is_of, lock_key
 from router.locks.base import claim_of
 from router.worker.settling import publish_again, queue_for
 
@@ -130,7 +130,9 @@ class Retrial:
 
 
 def _locked(job: Job, options: AsyncOptions | None, namespace: str) -> Job:
-    """With the lock of a unique job that has none any more, since it had started."""
+    """With the lock of a unique job that has none any more, since it had started, or that of another namespace."""
+    if job.lock is not None and not is_of(job.lock, namespace):  # of an import
+        job = msgspec.structs.replace(job, lock=None)
     if job.lock is not None or options is None or options.unique is None:
         return job
     try:
