@@ -12,7 +12,7 @@ from router.config.settings import AsyncOptions, Point, Route
 from router.errors import InvalidPayload, RouterError
 from router.routing.derived import find_derived
 from router.routing.encoding import encode_event, originals
-from router.routing.events import build_event, fit_event, import_event_type
+from router.routing.events import build_event, check_fields, fit_event, import_event_type
 from router.routing.handlers import Handler, import_handler
 from router.routing.references import References, has_references
 
@@ -66,14 +66,17 @@ class Plan:
         return event, data
 
     def check(self, payload: Any) -> bytes:
-        """An edited payload, encoded; references in it, spelled out, aren't looked up. Raises InvalidPayload."""
+        """An edited payload, encoded; what references in it, spelled out, name isn't loaded. Raises InvalidPayload."""
         name = self.point.name
         if not isinstance(payload, dict):
             raise InvalidPayload(f"{name}: the payload must be a mapping, not {type(payload).__name__}")
         data = encode_event(payload, name, trusted=True)
         if self.validator is not None:
             _check(self.validator, data, name)
-        if self.event_type is not None and not has_references(data):
+        if has_references(data):
+            filled = self.references.resolve(payload, name, lambda found: self.references.stand_in(found, name))
+            check_fields(filled, data, self.event_type, name)
+        elif self.event_type is not None:
             build_event(data, self.event_type, name)
         return data
 

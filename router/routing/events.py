@@ -155,13 +155,33 @@ def fit_event(payload: Any, data: bytes, event_type: type | None, point: str) ->
         raise _unfit(error, data, event_type, point) from error
 
 
+def check_fields(payload: Any, data: bytes, event_type: type | None, point: str) -> None:
+    """`fit_event` of a payload with stand-ins for its objects: whatever the class's own code says of those is passed
+    over. Raises InvalidPayload."""
+    try:
+        fit_event(payload, data, event_type, point)
+    except InvalidPayload as error:
+        if not _is_of_own_code(error.__cause__):
+            raise
+
+
+def _is_of_own_code(error: BaseException | None) -> bool:
+    if isinstance(error, msgspec.ValidationError):
+        return error.__cause__ is not None and not isinstance(error.__cause__, _Misplaced)
+    return not hasattr(error, "errors") or models.is_of_own_code(error)
+
+
 def _unfit(error: Exception, data: bytes, event_type: type | None, point: str) -> InvalidPayload:
     from router.routing.fitting import unfit  # only where something is wrong
 
     return InvalidPayload(unfit(error, data, event_type, point))
 
 
+class _Misplaced(ValueError):
+    """An object where another one belongs."""
+
+
 def _as_it_is(wanted: type, value: Any) -> Any:
     if isinstance(value, wanted):
         return value
-    raise ValueError(f"Expected `{wanted.__qualname__}`, got `{type(value).__name__}`")
+    raise _Misplaced(f"Expected `{wanted.__qualname__}`, got `{type(value).__name__}`")

@@ -46,6 +46,11 @@ def convert(payload: object, cls: Model) -> Model:
     return cls.model_validate(payload, **_by_name())
 
 
+def is_of_own_code(error: Any) -> bool:
+    """Whether it was validators of the model that have raised, and nothing else."""
+    return all(one["type"] in ("value_error", "assertion_error") for one in error.errors(include_url=False))
+
+
 def declared_fields(cls: Model) -> dict[str, Any]:
     """What each field of a model is declared as."""
     if cls.model_fields:  # not BaseModel itself, which can't be rebuilt

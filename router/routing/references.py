@@ -94,6 +94,14 @@ class References:
             raise ReferenceMissing(f"{name} {_shown(key)} is gone")
         return loaded
 
+    def stand_in(self, reference: dict[str, Any], point: str) -> object:
+        """What passes for the object of a reference that somebody wrote, which isn't loaded. Raises InvalidPayload."""
+        cls, _ = self._find(reference[NAME], point)
+        if reference.keys() != {NAME, KEY} or reference[KEY] is None:
+            wanted = f'{{"{NAME}": "{_path_of(cls)}", "{KEY}": ...}}'
+            raise InvalidPayload(f"{point}: a reference is {wanted}, not {msgspec.json.encode(reference).decode()}")
+        return _StandIn(cls)
+
     def _kind_of(self, cls: type) -> _Kind | None:
         return next((self._kinds[base] for base in cls.__mro__ if base in self._kinds), None)
 
@@ -104,6 +112,17 @@ class References:
                     return cls, self._kind_of(cls) or kind
         hint = "it is registered by `register_reference` in the file's `bootstrap`, and its module imported there"
         raise InvalidPayload(f"{point}: nobody here knows what {name} refers to; {hint}")
+
+
+class _StandIn:
+    """An instance of ``cls`` for whoever asks what it is."""
+
+    def __init__(self, cls: type) -> None:
+        self._cls = cls
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._cls
 
 
 def has_references(data: bytes) -> bool:

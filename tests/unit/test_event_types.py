@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 import router
-from router import HandlerImportError, InvalidPayload, RegistrationError
+from router import HandlerImportError, InvalidPayload, RegistrationError, RouterError
 from router.app.imports import import_mistakes
 from router.cli.failed.editing import edit
 from router.config import load
@@ -649,6 +649,16 @@ def test_an_upcaster_that_raises_is_named() -> None:
         reader(3, "tag", "double").read(b"{}", 1)
 
 
+def job_of(data: bytes) -> Job:
+    return Job(v=1, job="j", point="placed", route="later", event=msgspec.Raw(data), dispatched_at=1.0, correlation="c")
+
+
+def with_rows(path: Path) -> TestRouter:
+    app = TestRouter(path)
+    app.register_reference(Row, key=lambda row: row.key, load=lambda cls, key: pytest.fail("it is loaded"))
+    return app
+
+
 def test_an_operator_edits_an_old_payload_as_the_version_of_today_with_its_references(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -665,8 +675,75 @@ extensions:
     )
     monkeypatch.setenv("EDITOR", "sed -i s/true/false/")
     data = encode_event({"customer": ROWS[Customer, 1]}, "placed", registered())
-    job = Job(v=1, job="j", point="placed", route="later", event=msgspec.Raw(data), dispatched_at=1.0, correlation="c")
-    edited = edit(TestRouter(path), job)
+    edited = edit(with_rows(path), job_of(data))
     assert edited is not None
     assert msgspec.json.decode(edited.event) == msgspec.json.decode(data) | {"tag": False}
     assert edited.event_version == 2
+
+
+@dataclasses.dataclass
+class Sold:
+    customer: Customer
+    total: int
+    to: str = ""
+
+    def __post_init__(self) -> None:
+        if self.to:
+            assert self.to in self.customer.friends  # type: ignore[attr-defined]
+
+
+class SoldModel(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    customer: Customer
+    total: int
+    to: str = ""
+
+    @pydantic.field_validator("customer")
+    @classmethod
+    def is_known(cls, customer: Customer) -> Customer:
+        assert getattr(customer, "key", None) is not None
+        return customer
+
+
+@pytest.mark.parametrize("event_type", [Sold, SoldModel])
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("s/total/totall/", "`total` is missing"),
+        ("s/7/[]/", "`total` must be an integer, not an empty list"),
+        ("s/:Customer/:Product/", "the payload does not fit .*Customer"),
+        ("s/:Customer/:Kustomer/", "nobody here knows what .*:Kustomer refers to"),
+        ("s/key/kee/", 'a reference is {.*:Customer", "key": ...}, not {.*:Customer","kee":1}'),
+        ("s/1/null/", 'a reference is .*"key":null}'),
+        ("s/1/2/", None),
+        ('s/7/7, "to": "me"/', None),  # what the class itself says of a row that isn't loaded counts for nothing
+    ],
+)
+def test_an_edited_payload_with_references_is_checked_without_loading_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    event_type: type,
+    script: str,
+    words: str | None,
+) -> None:
+    path = tmp_path / "extensions.yaml"
+    path.write_text(
+        f"""
+version: 1
+extensions:
+  placed:
+    event: "{__name__}:{event_type.__name__}"
+    handlers: [{{handler: "{__name__}:note", id: later, async: true}}]
+"""
+    )
+    monkeypatch.setenv("EDITOR", f"sed -i '{script}'")
+    data = encode_event({"customer": ROWS[Customer, 1], "total": 7}, "placed", registered())
+    if words is None:
+        edited = edit(with_rows(path), job_of(data))
+        assert edited is not None
+        assert msgspec.json.decode(edited.event)["customer"]["$reference"] == f"{__name__}:Customer"
+        return
+    with pytest.raises(RouterError, match="nothing was done, the job stays failed"):
+        edit(with_rows(path), job_of(data))
+    assert re.search(words, capsys.readouterr().err, re.DOTALL)
