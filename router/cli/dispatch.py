@@ -27,6 +27,7 @@ from router.cli.common import (
     print_json,
     progress_bar,
 )
+from router.cli.interrupting import CtrlC, interrupted
 from router.errors import DispatchError, RouterError
 
 _NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -141,29 +142,11 @@ def _dispatch_file(router: Router, source: str, skip: int, format: Format) -> No
         if source != "-" and lines.seekable():
             total = sum(1 for _ in lines) - skip
             lines.seek(0)
-        progress = stack.enter_context(progress_bar())
-        task = progress.add_task("dispatching", total=total)
-        events = _Events(lines, skip)
-        jobs = duplicates = 0
-        while True:
-            before = events.number
-            try:
-                done = router.dispatch_many(itertools.islice(events, BULK))
-            except DispatchError as error:
-                raise RouterError(
-                    f"{source}: {error}. Of the lines {before + 1} to {events.number}, {len(error.confirmed)} jobs are "
-                    f"queued and {len(error.unconfirmed)} aren't; all lines before them are done: --skip {before}"
-                ) from error
-            except Exception as error:
-                raise RouterError(
-                    f"{source}:{events.number}: {explained(error)}\n"
-                    f"All lines before it are done; go on behind it with --skip {events.number}"
-                ) from error
-            if not done:
-                break
-            jobs += sum(len(event.jobs) for event in done)
-            duplicates += sum(len(event.duplicates) for event in done)
-            progress.update(task, advance=len(done))
+        events = _Events(lines, skip, stack.enter_context(CtrlC()))
+        try:
+            jobs, duplicates = _dispatch_events(router, source, events, total)
+        except KeyboardInterrupt:
+            interrupted(events.so_far())
     count = events.number - skip
     if format is Format.JSON:
         print_json({"events": count, "jobs": jobs, "duplicates": duplicates})
@@ -172,19 +155,61 @@ def _dispatch_file(router: Router, source: str, skip: int, format: Format) -> No
         typer.echo(f"dispatched {count} events: {jobs} jobs queued{more}")
 
 
-class _Events:
-    """The events of a file, one a line; ``number`` is that of the line read last."""
+def _dispatch_events(router: Router, source: str, events: _Events, total: int | None) -> tuple[int, int]:
+    """How many jobs that made, and how many duplicates it found."""
+    jobs = duplicates = 0
+    with progress_bar() as progress:
+        task = progress.add_task("dispatching", total=total)
+        while True:
+            try:
+                done = router.dispatch_many(itertools.islice(events, BULK))
+            except DispatchError as error:
+                raise RouterError(
+                    f"{source}: {error}. Of the lines {events.done + 1} to {events.number}, {len(error.confirmed)} "
+                    f"jobs are queued and {len(error.unconfirmed)} aren't; all lines before them are done: "
+                    f"--skip {events.done}"
+                ) from error
+            except Exception as error:
+                raise RouterError(
+                    f"{source}:{events.number}: {explained(error)}\n"
+                    f"All lines before it are done; go on behind it with --skip {events.number}"
+                ) from error
+            if not done:
+                return jobs, duplicates
+            events.done = events.number
+            jobs += sum(len(event.jobs) for event in done)
+            duplicates += sum(len(event.duplicates) for event in done)
+            progress.update(task, advance=len(done))
 
-    def __init__(self, lines: IO[bytes], skip: int) -> None:
+
+class _Events:
+    """The events of a file, one a line; ``number`` is that of the line read last, ``done`` of the last one that was
+    surely dispatched. Ctrl-C takes effect between two lines: what was read before is dispatched then."""
+
+    def __init__(self, lines: IO[bytes], skip: int, ctrl_c: CtrlC) -> None:
         self._lines = itertools.islice(lines, skip, None)
         self._decoder = msgspec.json.Decoder(_Line)
-        self.number = skip
+        self._ctrl_c = ctrl_c
+        self.number = self.done = skip
+
+    def so_far(self) -> str:
+        """What was done before Ctrl-C, and how to go on."""
+        if not self._ctrl_c.insisted or self.done == self.number:
+            return f"all lines up to {self.number} are done; go on with --skip {self.number}"
+        return (
+            f"surely done are the lines up to {self.done}, perhaps some of those up to {self.number}; "
+            f"--skip {self.done} does these again"
+        )
 
     def __iter__(self) -> _Events:
         return self
 
     def __next__(self) -> tuple[str, Any]:
-        line = next(self._lines)
+        self._ctrl_c.may_take_effect_at_once()  # the line may be long in coming
+        try:
+            line = next(self._lines)
+        finally:
+            self._ctrl_c.may_take_effect()
         self.number += 1
         try:
             event = self._decoder.decode(line)

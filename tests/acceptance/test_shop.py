@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,58 @@ def test_many_events_may_come_out_of_a_pipe(own: App, tmp_path: Path) -> None:
     os.mkfifo(pipe)
     threading.Thread(target=pipe.write_text, args=('{"point": "noted"}\n' * 3,), daemon=True).start()
     assert "dispatched 3 events: 3 jobs" in own.router("dispatch", "--from", str(pipe)).stdout
+
+
+_PRESSED = """
+version: 1
+extensions:
+  noted: {handlers: [{handler: "own:noted", async: true}]}
+  pressed: {handlers: [{handler: "own:presses"}, {handler: "own:noted", async: true}]}
+"""
+
+_PRESSING = """
+import os, signal
+
+def noted(event): ...
+def presses(event):
+    for _ in range(event["times"]):
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("times", "jobs", "said"),
+    [
+        (1, 4, "all lines up to 4 are done; go on with --skip 4"),
+        (2, 3, "surely done are the lines up to 0, perhaps some of those up to 4; --skip 0 does these again"),
+    ],
+)
+def test_ctrl_c_ends_many_events_between_two_and_says_where_to_go_on(
+    make_app: Callable[..., App], tmp_path: Path, times: int, jobs: int, said: str
+) -> None:
+    (tmp_path / "own.py").write_text(_PRESSING)
+    app = make_app(_PRESSED)
+    noted = '{"point": "noted"}\n'
+    source = tmp_path / "events.jsonl"
+    source.write_text(noted * 3 + f'{{"point": "pressed", "payload": {{"times": {times}}}}}\n' + noted * 3)
+    done = app.router("dispatch", "--from", str(source), code=130)
+    assert f"error: interrupted: {said}\n" in done.stderr
+    assert app.counts().queues["default"].ready == jobs
+
+
+def test_ctrl_c_ends_many_events_while_the_next_one_is_waited_for(own: App, tmp_path: Path) -> None:
+    command = own._command("dispatch", "--from", "-")
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=own._environ(), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    process.stdin.write('{"point": "noted"}\n' * 1000)
+    process.stdin.flush()
+    own.wait_until(lambda: own.counts().queues["default"].ready == 1000)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(40) == 130
+    assert process.stderr is not None
+    assert "interrupted: all lines up to 1000 are done; go on with --skip 1000" in process.stderr.read()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from router.cli.failed.selecting import (
     SinceOption,
     selection,
 )
-from router.cli.failed.sweeping import browse, carry_out, finish, interrupted, progress
+from router.cli.failed.sweeping import browse, carry_out, finish, progress
+from router.cli.interrupting import interrupted
 from router.config import counted
 from router.errors import BrokerError, RouterError
 

@@ -29,7 +29,8 @@ from router.cli.failed.selecting import (
     of_ids,
     selection,
 )
-from router.cli.failed.sweeping import Tally, browse, carry_out, finish, interrupted
+from router.cli.failed.sweeping import Tally, browse, carry_out, finish
+from router.cli.interrupting import interrupted
 from router.config import counted, format_duration
 from router.config.settings import AsyncOptions
 from router.errors import InvalidPayload, RouterError

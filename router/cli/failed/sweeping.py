@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
 
 from router.brokers.base import Broker, Decision, FailedJob, Keep, Sweep
 from router.cli.common import error, on_terminal, progress_bar
+from router.cli.interrupting import CtrlC, interrupted
 from router.config import counted
 from router.errors import RouterError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as everywhere."""
 
 MOST_PROBLEMS = 20
 """Lines of problems that are shown."""
@@ -41,7 +37,7 @@ def carry_out(broker: Broker, decide: Callable[[FailedJob], Decision], doing: st
     """Do with every failed job as ``decide`` says. Ctrl-C ends it between two steps, a second one at once."""
     tally = Tally()
     looked_at = 0
-    with _CtrlC() as ctrl_c, progress(doing, lambda: broker.counts([]).failed) as advance:
+    with CtrlC() as ctrl_c, progress(doing, lambda: broker.counts([]).failed) as advance:
 
         def asked(failed: FailedJob) -> Decision:
             nonlocal looked_at
@@ -80,12 +76,6 @@ def browse(broker: Broker, visit: Callable[[FailedJob], None], left: str = "noth
         raise tally.problem
 
 
-def interrupted(what_is: str) -> NoReturn:
-    """End the command after Ctrl-C; ``what_is``: what was done, and what wasn't."""
-    error(f"interrupted: {what_is}")
-    raise typer.Exit(INTERRUPTED)
-
-
 def finish(tally: Tally, done: str, problems: list[str]) -> None:
     """Say what was ``done``, and end the command unless all went well."""
     typer.echo(done)
@@ -122,33 +112,3 @@ def progress(doing: str, total: Callable[[], int | None]) -> Iterator[Callable[[
     finally:
         if shown is not None:
             shown.stop()
-
-
-class _CtrlC:
-    """Ctrl-C takes effect where the work allows it; before it has begun, and the second time, at once."""
-
-    def __init__(self) -> None:
-        self._began = False
-        self._asked = False
-
-    def may_take_effect(self) -> None:
-        """Here."""
-        self._began = True
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> _CtrlC:
-        self._before = signal.getsignal(signal.SIGINT)
-        if self._before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._pressed)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _pressed(self, _: int, __: FrameType | None) -> None:
-        if self._asked or not self._began:
-            raise KeyboardInterrupt
-        self._asked = True
