@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from enum import StrEnum
@@ -130,17 +131,41 @@ def global_options_first(arguments: list[str]) -> list[str]:
     return first + rest
 
 
+_UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Of what stdout leads to: nobody reads on, no space, and the like."""
+
+
 def main() -> None:
     """The program: exit code 0 for fine, 1 for something wrong, 2 for wrong usage or no such file."""
     try:
+        try:
+            _run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # where it can be caught, unlike at the interpreter's exit
+    except OSError as problem:
+        if problem.filename is not None or problem.errno not in _UNWRITTEN:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what its buffers hold still
+        if problem.errno != errno.EPIPE:
+            _tell(problem, f"stdout can't be written: {os.strerror(problem.errno)}")
+        sys.exit(1)
+
+
+def _run() -> None:
+    try:
         app(args=global_options_first(sys.argv[1:]))
     except RouterError as problem:
-        if "--verbose" in sys.argv:
-            import traceback
-
-            traceback.print_exception(problem)
-        error(str(problem))
+        _tell(problem, str(problem))
         sys.exit(exit_code(problem))
+
+
+def _tell(problem: Exception, message: str) -> None:
+    if "--verbose" in sys.argv:
+        import traceback
+
+        traceback.print_exception(problem)
+    error(message)
 
 
 if __name__ == "__main__":

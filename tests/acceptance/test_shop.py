@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from router.brokers import connect
+from router.brokers.base import FailedJob
 from tests.app import ROOT, App, sqlite_url
 
 
@@ -87,6 +89,32 @@ def test_wrong_use_is_told_without_a_traceback(tmp_path: Path, arguments: list[s
     done = checkout.router(*arguments, code=code)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["schema"], ["dispatch", "noted"], ["failed", "list"], ["failed", "export"]], ids=" ".join
+)
+def test_a_full_disk_behind_stdout_is_told_without_a_traceback(own: App, arguments: list[str]) -> None:
+    broker = connect(own.env["ROUTER_BROKER_URL"], own.env["ROUTER_NAMESPACE"])
+    broker.restore([FailedJob("one", "default", "", "", "undecodable", "not a job", 1.0, b"x" * 100_000)])
+    broker.close()
+
+    def run(*options: str) -> tuple[int, str]:
+        command = own._command(*options, *arguments)
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                command, cwd=own.folder, env=own._environ(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            )  # fmt: skip
+        return done.returncode, done.stderr.replace("exported: 1 job\n", "")
+
+    assert run() == (1, "error: stdout can't be written: No space left on device\n")
+    assert "Traceback" in run("--verbose")[1]
+
+
+def test_who_reads_no_further_hears_nothing_of_it(own: App) -> None:
+    command = f"{own._command()[0]} schema | true"
+    done = subprocess.run(command, shell=True, env=own._environ(), stderr=subprocess.PIPE, timeout=60, check=True)
+    assert done.stderr == b""
 
 
 def test_a_line_that_is_no_event_names_its_line_and_where_to_go_on(checkout: Checkout, tmp_path: Path) -> None:

@@ -90,7 +90,12 @@ def _in_editor(text: str, job: str) -> str:
     command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
     with tempfile.TemporaryDirectory(prefix="router-") as folder:  # for the operator's eyes only
         file = Path(folder) / f"{job}.json"
-        file.write_text(text)
+        try:
+            file.write_text(text)
+        except OSError as problem:
+            raise RouterError(
+                f"{file} can't be written: {problem.strerror}; name another folder by $TMPDIR"
+            ) from problem
         # Ctrl-C in the editor is the editor's. No SIG_IGN, which it would inherit.
         before = signal.signal(signal.SIGINT, lambda *_: None)
         try:

@@ -165,8 +165,14 @@ def _written_whole(target: str) -> Iterator[IO[bytes]]:
     whoever reads slowly would else keep everybody from the failed jobs."""
     if target == "-":
         with tempfile.TemporaryFile() as spool:
-            yield spool
-            spool.seek(0)
+            try:
+                yield spool
+                spool.seek(0)
+            except OSError as error:
+                raise RouterError(
+                    f"a file in {tempfile.gettempdir()}, where it is put together, can't be written: {error.strerror}; "
+                    "name another folder by $TMPDIR"
+                ) from error
             shutil.copyfileobj(spool, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         return
