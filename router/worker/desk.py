@@ -152,7 +152,7 @@ class Desk:
     def take(self, deliveries: Iterable[Delivery], now: float) -> None:
         """Take these in hand, each for what it is."""
         for delivery in deliveries:
-            if delivery.count < SUSPECT_AFTER:
+            if delivery.count < SUSPECT_AFTER or self._intake.knows(delivery):
                 self._take(delivery, now)
             else:
                 self._suspects.append(delivery)

@@ -52,10 +52,6 @@ class Intake:
         except UndecodableJob as error:
             self._journal.given_up(None, delivery.queue, "undecodable", str(error))
             return give_up(delivery, None, "undecodable", str(error), epoch)
-        if delivery.count >= POISON_AFTER:
-            text = f"was handed out {delivery.count} times and never ended: it takes the worker down with it"
-            self._journal.given_up(job, delivery.queue, "poison", text)
-            return give_up(delivery, job, "poison", text, epoch)
         if self._runs.attach(delivery, job.run_key) is not None:
             return None
         route = table.find(job.point, job.route)
@@ -65,11 +61,22 @@ class Intake:
         step = self._runs.ended(job.run_key)
         if step is not None:
             return settle(delivery, job, step, route.options, frozenset(table.queues()), epoch)
+        if delivery.count >= POISON_AFTER:
+            text = f"was handed out {delivery.count} times and never ended: it takes the worker down with it"
+            self._journal.given_up(job, delivery.queue, "poison", text)
+            return give_up(delivery, job, "poison", text, epoch)
         run = Run(next(self._numbers), job, delivery.body, delivery.queue, route, route.options, [delivery])
         refused = self._lock(run, delivery, now)
         if refused is None:
             self._runs.add(run)
         return refused or run
+
+    def knows(self, delivery: Delivery) -> bool:
+        """Whether it is a job that runs here, or has ended here: then nothing starts by it."""
+        try:
+            return self._runs.knows(decode(delivery.body).run_key)
+        except UndecodableJob:
+            return False
 
     def _lock(self, run: Run, delivery: Delivery, now: float) -> Settlement | LockStoreAway | None:
         run.claim = claim_of(run.job)

@@ -85,6 +85,10 @@ class Runs:
             self._by_delivery[delivery] = run
         return run
 
+    def knows(self, key: Key) -> bool:
+        """Whether the run of that key is in hand, or has ended here lately."""
+        return key in self._by_key or key in self._ended
+
     def detach(self, delivery: Delivery) -> Run | None:
         """Forget a delivery that is no longer ours; its run, if it is in hand, goes on."""
         run = self._by_delivery.pop(delivery, None)

@@ -525,3 +525,39 @@ def test_asking_a_queue_again_that_was_empty_for_long_keeps_no_other_one_waiting
 
     until(again, "it is asked again")
     assert not reader.expects(reader._asked_at)
+
+
+def test_a_queue_without_a_leader_is_named_and_asked_less_and_less(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RabbitMQ ends the connection of whoever consumes it, and all that was delivered on that goes back."""
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to break")
+    monkeypatch.setattr("router.brokers.amqp.reader.ASK_AGAIN", 0.3)
+    broker = setup.broker()
+    consumer = setup.consumer(broker)
+    broker.publish([job(id="held")])
+    (held,) = take(consumer, 1)
+    server = f'{{list_to_atom("{broker.address.vhost}_{setup.names.queue("b")}"), node()}}'
+    node.evaluate(f"ra:stop_server(quorum_queues, {server}).")
+    counts = [held.count]
+
+    def times(what: str) -> int:
+        return sum(what in record.getMessage() for record in caplog.records)
+
+    def named(number: int) -> bool:
+        counts.extend(delivery.count for delivery in turn(consumer, {"a": 5, "b": 5}))
+        return times(f"{setup.names.queue('b')}: the connection broke {number} times") > 0
+
+    until(lambda: named(4), "it is named")
+    assert times("lost its connection") <= 6, "what is asked less often breaks less often"
+    broker.publish([job(id="meanwhile")])
+    until(lambda: named(0) or max(counts) > 1, "the other queue's jobs come")
+    assert max(counts) <= 7
+    assert times(f"queue {setup.names.queue('a')}:") == 0
+    node.evaluate(f"ra:restart_server(quorum_queues, {server}).")
+    broker.publish([job("b", id="late")], deadline=20)
+    taken: list[Delivery] = []
+    until(lambda: taken.extend(turn(consumer, {"b": 1})) or taken, "it is consumed again", 20)
+    assert ids(taken) == ["late"]

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from router.brokers.base import Delivery, Return
+from router.brokers.base import Delivery, Done, Return
 from router.config.settings import AsyncOptions, Backoff, Point, Route, Settings
 from router.jobs.job import Job, encode
 from router.routing.table import compile_table
 from router.worker.desk import Desk
 from router.worker.messages import Call, Called, Raised, Ready, Returned, Started, ToChild
+from router.worker.messages import Run as RunMessage
 from router.worker.pool import Child
 
 OPTIONS = AsyncOptions(queue="first", delay=0, max_attempts=3, backoff=Backoff("fixed", (1.0,)), timeout=5)
@@ -83,6 +84,29 @@ def test_poison_is_failed_without_being_started() -> None:
     desk.take([delivery("poison", 41)], 0.0)
     (settlement,) = desk.take_settlements()
     assert settlement.failed.reason == "poison"  # type: ignore[union-attr]
+
+
+def test_a_job_that_runs_here_is_neither_poison_nor_a_suspect_however_often_its_connection_broke() -> None:
+    desk = Desk(TABLE, (), None)
+    only, sent = child()
+    long, waiting = delivery("long"), delivery("waiting")
+    desk.take([long], 0.0)
+    desk.assign(pool(only), 0.0)
+    (run,) = only.runs
+    desk.take([waiting], 0.0)
+    for count in (25, 41):
+        desk.lost([long])
+        long = delivery("long", count)
+        desk.take([long], 0.0)
+        assert desk.take_settlements() == [], "nothing is buried, and nothing is returned for its sake"
+    assert desk.in_hand == 2
+    assert [type(message) for message in sent] == [RunMessage]
+    talk = SimpleNamespace(usable=lambda: [only], note_job=lambda *_: None)
+    desk.heard(only, Returned(run, 0.1, 1), talk, 1.0)  # type: ignore[arg-type]
+    assert desk.take_settlements() == [Done(long)]
+    again = delivery("long", 42)
+    desk.take([again], 2.0)
+    assert desk.take_settlements() == [Done(again)]
 
 
 def test_a_worker_that_stops_gives_suspects_back() -> None:

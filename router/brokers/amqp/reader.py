@@ -53,6 +53,7 @@ PAUSE_AFTER_RETURN = 0.1
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
 LONGEST_PAUSE_FORBIDDEN = 30.0
+LONGEST_PAUSE_LEADERLESS = 30.0
 UP_FOR = 10.0
 """Seconds of consuming after which earlier failures don't count any more."""
 
@@ -92,6 +93,10 @@ class QueueReader:
         self._sent_at: deque[float] = deque(maxlen=FEW)
         """When the last acks and returns were sent."""
         self._lost: list[Held] = []
+        self._unanswered: str | None = None
+        """The tag of the last consumer, until RabbitMQ has said that it is one."""
+        self._breaks = 0
+        """How many connections in a row broke while that was awaited."""
         self._retry_at = 0.0
         self._failures = 0
         self._consuming_since = 0.0
@@ -107,7 +112,12 @@ class QueueReader:
         """From now on on this link; what was delivered on the one before is lost."""
         self._lose_all()
         self._link = link
-        self._retry_at = 0.0
+        if link is None:
+            return
+        if self._unanswered is not None:
+            self._blame()
+        elif not self._breaks:
+            self._retry_at = 0.0
 
     def take_lost(self) -> list[Held]:
         """What stopped being ours since the last call."""
@@ -267,15 +277,16 @@ class QueueReader:
             channel.on_deliver = self._delivered
             channel.on_cancel = lambda tag: self._broken("the server cancelled the consumer; is the queue gone?", 404)
             channel.on_gone = self._gone
+            channel.on_consuming = self._consuming
         self._prefetch = max(1, min(prefetch, MAX_PREFETCH))
         # A fresh tag each time: with the same one RabbitMQ 3.10 ends the connection.
-        self._tag = f"router.{uuid.uuid4().hex[:16]}"
+        self._tag = self._unanswered = f"router.{uuid.uuid4().hex[:16]}"
         self._tag_held = 0
         self._was_empty = False
         self._consuming_since = self._asked_at = now
         with self._link.sending():
             self._channel.send_qos(self._prefetch)
-            self._channel.basic_consume(self._physical, consumer_tag=self._tag, nowait=True)
+            self._channel.consume_soon(self._physical, self._tag)
 
     def _ask_again(self, prefetch: int, now: float) -> None:
         self._cancel()
@@ -293,7 +304,6 @@ class QueueReader:
             self._tag_held = 0
             with self._link.sending():
                 self._channel.basic_cancel(tag, nowait=True)
-            self._channel.callbacks.pop(tag, None)  # py-amqp forgets it only where it waits for the answer
 
     def _give_back_surplus(self, room: int, now: float) -> None:
         if room:
@@ -310,6 +320,10 @@ class QueueReader:
             surplus = [self._buffer.pop() for _ in range(len(self._buffer) - room)]
             self._surplus_since = None
             self.give_back(surplus, now)
+
+    def _consuming(self, tag: str) -> None:
+        if tag == self._unanswered:
+            self._unanswered, self._breaks = None, 0
 
     def _delivered(self, tag: str, number: int, routing_key: str, message: Any) -> None:
         held = Held(self, number, tag, message, "buffered")
@@ -342,14 +356,30 @@ class QueueReader:
     def _broken(self, why: str, code: int) -> None:
         """The channel is of no use any more; what it held goes back by itself."""
         self._failures += 1
-        most = LONGEST_PAUSE_FORBIDDEN if code == 403 else LONGEST_PAUSE
-        pause = random.uniform(0.5, 1.0) * min(most, FIRST_PAUSE * 2 ** min(self._failures, 10))
+        self._unanswered = None
+        pause = _pause(self._failures, LONGEST_PAUSE_FORBIDDEN if code == 403 else LONGEST_PAUSE)
         self._retry_at = time.monotonic() + pause
         level = logging.WARNING if self._failures == 1 else logging.ERROR
         log.log(level, "queue %s: %s; consuming again in %.1f s", self._physical, why, pause)
         self._lose_all()
         if code == 404:
             self._on_missing()
+
+    def _blame(self) -> None:
+        """The connection broke before this queue could be consumed. Where it has no leader, RabbitMQ ends the whole
+        connection each time, and the jobs of all queues go back: it is asked less and less often."""
+        self._unanswered = None
+        self._breaks += 1
+        pause = _pause(self._breaks, LONGEST_PAUSE_LEADERLESS)
+        self._retry_at = time.monotonic() + pause
+        if self._breaks > 1:  # once may be the network
+            log.error(
+                "queue %s: the connection broke %d times when it was to be consumed; it may have no leader; "
+                "consuming again in %.1f s",
+                self._physical,
+                self._breaks,
+                pause,
+            )
 
     def _lose_all(self) -> None:
         channel, self._channel = self._channel, None
@@ -368,3 +398,7 @@ class QueueReader:
         if channel is not None and self._link is not None and self._link.alive:
             with self._link.sending():
                 channel.let_go()
+
+
+def _pause(times: int, most: float) -> float:
+    return random.uniform(0.5, 1.0) * min(most, FIRST_PAUSE * 2.0 ** min(times, 10))

@@ -255,6 +255,7 @@ class Channel(pyamqp.Channel):
         self.on_gone: Callable[[AMQPError], None] | None = None
         self.on_deliver: Callable[[str, int, str, Any], None] = _ignore
         self.on_cancel: Callable[[str], None] = _ignore
+        self.on_consuming: Callable[[str], None] = _ignore
         self.on_return: Callable[[int, str, Any], None] = _ignore
         self.on_ack: Callable[[int, bool], None] = _ignore
         self.on_nack: Callable[[int, bool], None] = _ignore
@@ -268,7 +269,8 @@ class Channel(pyamqp.Channel):
         """Close without waiting; whatever still comes for it is ignored, and what it had unacknowledged goes back."""
         if self.connection is not None and self.connection.channels is not None and not self.is_closing:
             self.is_closing = True
-            self.on_gone = self.on_deliver = self.on_cancel = self.on_return = self.on_ack = self.on_nack = _ignore
+            self.on_gone = self.on_deliver = self.on_cancel = self.on_consuming = _ignore
+            self.on_return = self.on_ack = self.on_nack = _ignore
             self.send_method(spec.Channel.Close, "BsBB", (0, "", 0, 0))
 
     def publish(self, arguments: bytes, properties: bytes, body: bytes) -> None:
@@ -296,6 +298,10 @@ class Channel(pyamqp.Channel):
         """``basic.qos`` for the consumers that follow, without waiting."""
         self.send_method(spec.Basic.Qos, "lBb", (0, prefetch, False))
 
+    def consume_soon(self, queue: str, tag: str) -> None:
+        """``basic.consume`` without waiting; its answer goes to ``on_consuming``."""
+        self.send_method(spec.Basic.Consume, "BssbbbbF", (0, queue, tag, False, False, False, False, None))
+
     def nack(self, delivery_tag: int, *, multiple: bool = False) -> None:
         """Give a delivery back (py-amqp has no method for it)."""
         self.send_method(spec.Basic.Nack, "Lbb", (delivery_tag, multiple, True))
@@ -316,6 +322,10 @@ class Channel(pyamqp.Channel):
         if gone is None:
             raise error
         gone(error)
+
+    def _setup_listeners(self) -> None:
+        super()._setup_listeners()
+        self._callbacks[spec.Basic.ConsumeOk] = lambda consumer_tag: self.on_consuming(consumer_tag)
 
     def _on_basic_cancel(self, consumer_tag: str) -> None:
         self.on_cancel(consumer_tag)
