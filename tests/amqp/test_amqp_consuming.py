@@ -561,3 +561,30 @@ def test_a_queue_without_a_leader_is_named_and_asked_less_and_less(
     taken: list[Delivery] = []
     until(lambda: taken.extend(turn(consumer, {"b": 1})) or taken, "it is consumed again", 20)
     assert ids(taken) == ["late"]
+
+
+def test_a_queue_that_is_slow_to_confirm_is_given_more_time_with_each_try(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stores another copy with each."""
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to break")
+    monkeypatch.setattr("router.brokers.amqp.outbox.STALL_SECONDS", 0.3)
+    monkeypatch.setattr("router.brokers.amqp.outbox.FIRST_PUT_OFF", 0.05)
+    broker = setup.broker()
+    consumer = setup.consumer(broker)
+    broker.publish([job(id="x")])
+    (delivery,) = take(consumer, 1)
+    server = f'list_to_atom("{broker.address.vhost}_{setup.names.queue("b")}")'
+    node.evaluate(f"sys:suspend({server}).")
+    consumer.settle([Forward(delivery, job("b", id="x"))])
+
+    def given_up() -> list[float]:
+        return [record.created for record in caplog.records if "second publisher lost" in record.getMessage()]
+
+    spin(consumer, lambda: len(given_up()) == 2, "it was tried twice apart from the others")
+    first, second = given_up()
+    assert second - first > 1.2
+    node.evaluate(f"sys:resume({server}).")
+    spin(consumer, lambda: consumer.unsettled == 0, "it was taken at last")

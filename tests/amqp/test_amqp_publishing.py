@@ -6,6 +6,8 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -138,6 +140,29 @@ def test_a_queue_without_a_leader_is_named_and_the_others_pass(setup: Setup, raw
     reasons = set(receipt.unconfirmed.values())
     # RabbitMQ nacks at once or falls silent, depending on what is left of the queue; either way the culprit is named.
     assert all(setup.names.queue("b") in why for why in reasons), reasons
+
+
+def test_a_queue_that_is_slow_to_confirm_gets_the_time_there_is(
+    setup: Setup, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to break")
+    broker = setup.broker()
+    server = f'list_to_atom("{broker.address.vhost}_{setup.names.queue("a")}")'
+    node.evaluate(f"sys:suspend({server}).")
+    assert list(broker.publish([job(id="hurried")], deadline=1.0).unconfirmed) == ["hurried"]
+    monkeypatch.setattr("router.brokers.amqp.publisher.STALL_SECONDS", 0.3)
+    monkeypatch.setattr("router.brokers.amqp.publisher.ALONE_STALL_SECONDS", 0.1)
+    batch = [job(id=f"{number}") for number in range(5)]
+    with ThreadPoolExecutor(1) as executor:
+        publishing = executor.submit(broker.publish, batch, deadline=30)
+        node.evaluate(f"timer:sleep(1000), sys:resume({server}).")
+        assert publishing.result(30).confirmed == tuple(each.id for each in batch)
+    copies = Counter(all_ids(raw, setup.names.queue("a")))
+    assert copies.pop("hurried") == 1
+    assert set(copies) == {each.id for each in batch}
+    assert max(copies.values()) <= 2
 
 
 def test_out_of_reach_is_said_within_the_deadline_and_gets_better_by_itself(setup: Setup, proxy: Proxy) -> None:

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 STALL_SECONDS = 5.0
 ALONE_STALL_SECONDS = 2.0
+LONGEST_STALL = 60.0
+"""Each time that a publication was put off there is twice as much time for its confirm, up to this: a queue that is
+only slow stores it again each time."""
+
 FIRST_PUT_OFF = 0.5
 LONGEST_PUT_OFF = 30.0
 
@@ -131,8 +135,15 @@ class Outbox(Generic[Key]):
             if confirms.refusal.code == 404:
                 self._repair()
             self._fault(confirms.refusal.text, now, alone=confirms.refusal.permanent)
-        elif confirms.stalled(ALONE_STALL_SECONDS if self._suspects else STALL_SECONDS):
+        elif self._stalled(confirms):
             self._fault("confirms don't come", now, alone=True)
+
+    def _stalled(self, confirms: Confirms[Key]) -> bool:
+        seconds = ALONE_STALL_SECONDS if self._suspects else STALL_SECONDS
+        if not confirms.stalled(seconds):
+            return False
+        times = max((self._wanted.get(key, 0) for key, _ in confirms.under_way()), default=0)
+        return confirms.stalled(min(LONGEST_STALL, seconds * 2 ** min(times, 10)))
 
     def _fault(self, why: str, now: float, *, alone: bool = False) -> None:
         """Drop the connection; what was under way is sent again, with the same ids."""

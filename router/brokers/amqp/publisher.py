@@ -27,10 +27,15 @@ POOL = 8
 """Connections at most; more threads than that wait for one another."""
 
 STALL_SECONDS = 3.0
-"""So long nothing may be confirmed before that counts as an anomaly (a third of the deadline if that is shorter)."""
+"""So long nothing may be confirmed before that counts as an anomaly. No less where the deadline is shorter: a queue
+that is only slow stores what is sent again twice."""
 
 ALONE_STALL_SECONDS = 1.0
-"""The same for a publication that is sent alone, because it is suspected."""
+"""The same for a publication that is sent alone, because it is suspected. Where that was too little for its queue, it
+gets what time is left once all others have passed."""
+
+LOOK_SECONDS = 0.25
+"""How often it is looked whether it is one of these."""
 
 RETURN_TRIES = 2
 NACK_TRIES = 3
@@ -56,7 +61,8 @@ Repair = Callable[[float], bool]
 class _Work:
     """One call's state. ``todo`` is what has to be sent yet, in order; ``refused``: id → why.
 
-    The first ``suspects`` of ``todo`` are sent one at a time; ``culprit`` was under way alone at the last fault.
+    The first ``suspects`` of ``todo`` are sent one at a time; ``culprit`` was under way alone at the last fault, or
+    only with others for the queue that did not confirm.
     ``tainted``: queue that did not confirm → why.
     """
 
@@ -233,7 +239,9 @@ class Publisher:
         alone = work.suspects > 0
         todo = work.todo[: work.suspects] if alone else work.todo
         window = 1 if alone else WINDOW
-        stall = min(ALONE_STALL_SECONDS if alone else STALL_SECONDS, work.seconds / 3)
+        stall = ALONE_STALL_SECONDS if alone else STALL_SECONDS
+        if alone and todo[0].target in work.tainted:
+            stall = max(work.left, 0.0)
         decided: set[int] = set()
         returned: list[Publication] = []
         nacked: list[Publication] = []
@@ -274,14 +282,18 @@ class Publisher:
                 if confirms.stalled(stall):
                     fault = _Fault("stalled", f"nothing was confirmed for {stall:.3g} s")
                     break
-                link.wait(min(work.limit, now + stall / 4))
+                link.wait(min(work.limit, now + LOOK_SECONDS))
         except LinkDown as error:
             collect()  # what came just before the end counts
             fault = _Fault("broken", str(error)) if len(decided) < len(todo) else None
         rest = [each for number, each in enumerate(todo) if number not in decided]
         under_way = sent - sum(1 for number in decided if number < sent)
         work.todo = rest + (work.todo[len(todo) :] if alone else [])
-        work.culprit = rest[0] if fault is not None and under_way == 1 else None
+        work.culprit = None
+        if fault is not None and under_way:
+            targets = {each.target for each in rest[:under_way]}
+            if under_way == 1 or (fault.kind == "stalled" and len(targets) == 1):
+                work.culprit = rest[0]
         if fault is None:
             work.suspects = 0
         else:
@@ -325,7 +337,7 @@ class Publisher:
             self._blame(work, work.culprit, fault)
 
     def _blame(self, work: _Work, culprit: Publication, fault: _Fault) -> None:
-        """``culprit`` was under way alone when it happened."""
+        """Nothing for another queue was under way when it happened, and but for a stall nothing else at all."""
         suspects = work.todo[: work.suspects]
         if fault.kind == "refused":
             # 403 and 404 are about the exchange, and so about all that is published to it.
