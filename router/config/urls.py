@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from router.config.problems import Problem, did_you_mean
 
 MASK = "***"
 _SQLITE = "three slashes for a path relative to this file (`sqlite:///router.db`), four for an absolute one"
+_ENCODED = "special characters in a password must be percent-encoded: `/` as `%2F`, `@` as `%40`, `#` as `%23`"
 BROKER_SCHEMES = ("sqlite", "amqp", "amqps", "memory")
 LOCKS_SCHEMES = ("sqlite", "redis", "rediss")
 
@@ -24,6 +26,10 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 _MANY = re.compile(r"[,;]\s*[A-Za-z][\w+.-]*://")
+
+
+_AMQP_FILES = ("cacertfile", "certfile", "keyfile")
+_AMQP_OPTIONS = ("heartbeat", "connection_timeout", *_AMQP_FILES)
 
 
 def secret_spans(text: str) -> list[tuple[int, int]]:
@@ -60,9 +66,36 @@ def broker_problem(url: str) -> Problem | None:
         return Problem(
             "several broker URLs are not supported yet", "give one URL; a load balancer in front of RabbitMQ works"
         )
-    return _problem(
+    problem = _problem(
         url, BROKER_SCHEMES, "broker", "RabbitMQ is `amqp://host`, the embedded broker `sqlite:///router.db`"
     )
+    return problem or (amqp_options_problem(url) if url.startswith("amqp") else None)
+
+
+def amqp_options_problem(url: str) -> Problem | None:
+    """What is wrong behind the ``?`` in a URL of RabbitMQ. No value is shown: a password may have a ``?`` in it."""
+    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if name == "heartbeat" and not _is_number(value, int, 1, 600):
+            return Problem("`heartbeat` must be a whole number of seconds, from 1 to 600", "for example `heartbeat=10`")
+        if name == "connection_timeout" and not _is_number(value, float, 1, 600_000):
+            message = "`connection_timeout` must be a number of milliseconds, from 1 to 600000"
+            return Problem(message, "for example `connection_timeout=5000`")
+        if name in _AMQP_FILES and not value:
+            return Problem(f"`{name}` names no file", f"for example `{name}=/etc/ssl/rabbitmq.pem`")
+        if name not in _AMQP_OPTIONS:
+            if not name.isidentifier() or "@" in value:
+                return Problem("this URL can't be read: what follows its `?` is no option", _ENCODED)
+            known = ", ".join(f"`{option}`" for option in _AMQP_OPTIONS)
+            hint = did_you_mean(name, _AMQP_OPTIONS, form="`{}`") or f"there are {known}"
+            return Problem(f"the URL of RabbitMQ has no option `{name}`", hint)
+    return None
+
+
+def _is_number(text: str, kind: Callable[[str], float], least: float, most: float) -> bool:
+    try:
+        return least <= kind(text) <= most
+    except ValueError:
+        return False
 
 
 def locks_problem(url: str) -> Problem | None:
@@ -107,19 +140,18 @@ def _problem(url: str, schemes: tuple[str, ...], what: str, otherwise: str) -> P
 
 
 def _server_problem(url: str, example: str) -> Problem | None:
-    encoded = "special characters in a password must be percent-encoded: `/` as `%2F`, `@` as `%40`, `#` as `%23`"
     if re.search(r"\s", url):
         return Problem("a URL can't contain blanks", "remove it; in a password, write `%20`")
     try:
         parts = urlsplit(url)
     except ValueError:
-        return Problem("this URL can't be read", encoded if "@" in url else example)
+        return Problem("this URL can't be read", _ENCODED if "@" in url else example)
     try:
         if parts.port == 0:
             raise ValueError
     except ValueError:
         message = "this URL can't be read: its port is not a number from 1 to 65535"
-        return Problem(message, encoded if "@" in url else example)
+        return Problem(message, _ENCODED if "@" in url else example)
     if not parts.hostname:
         return Problem("this URL names no host", example)
     if "," in parts.hostname or ";" in parts.hostname:

@@ -95,7 +95,8 @@ def test_with_ca_and_client_certificate_everything_goes_as_without(secured: Secu
         ("no CA", "certificate verify failed"),
         ("another host name", "IP address mismatch|Hostname mismatch|doesn't match"),
         ("no client certificate", "RabbitMQ at localhost"),
-        ("a missing file", "No such file"),
+        ("a missing file", r"`cacertfile` .*nix\.pem can't be read: No such file"),
+        ("no certificate", r"`certfile` .*ca\.\w+ or `keyfile` .* can't be read: "),
     ],
 )
 def test_what_is_not_secure_is_refused(secured: Secured, wrong: str, said: str) -> None:
@@ -111,6 +112,8 @@ def test_what_is_not_secure_is_refused(secured: Secured, wrong: str, said: str) 
             options = secured.options(certfile=None, keyfile=None)
         case "a missing file":
             options = secured.options(cacertfile=secured.ca.with_name("nix.pem"))
+        case "no certificate":
+            options = secured.options(certfile=secured.ca)
     broker = AmqpBroker(url + options, "tls", None)
     with pytest.raises((BrokerRefused, BrokerUnavailable)) as refused:
         broker.declare(TOPOLOGY, deadline=1.0)

@@ -88,10 +88,29 @@ def test_brokers_that_exist_are_accepted(url: str) -> None:
     "url",
     ["", "localhost", "amqp:h", "amqp://", "amqp://:5672", "amqp://h:x", "amqp://h:99999", "amqp://u:p/q@h", "sqlite://a.db",
      "sqlite:///", "sqlite:///:memory:", "sqlite:///a.db?mode=ro", "sqlite:///dir/", "memory://x", "kafka://h", "amqp://[::1",
-     "amqp://a,amqp://b", "amqp://a;amqp://b", "amqp://a,b/", "amqp://a b", "amqp:/a", "memory", "router.db"],
+     "amqp://a,amqp://b", "amqp://a;amqp://b", "amqp://a,b/", "amqp://a b", "amqp:/a", "memory", "router.db",
+     "amqp://h/?heartbeat=abc", "amqp://h/?heartbeat=", "amqp://h/?heartbeat=1.5", "amqp://h/?heartbeat=0",
+     "amqp://h/?connection_timeout=nan", "amqp://h/?connection_timeout=600001", "amqp://h/?hartbeat=10",
+     "amqps://h/?cacertfile=", "amqp://h/?x"],
 )  # fmt: skip
 def test_brokers_that_cannot_work_are_refused(url: str) -> None:
     assert broker_problem(url)
+
+
+@pytest.mark.parametrize("url", ["amqp://u:12?s3cret@h/", "amqp://u:12?s3cret=x@h/", "amqp://u:12?heartbeat=s3cret@h/"])
+def test_a_password_with_a_question_mark_is_not_shown_as_an_option(url: str) -> None:
+    problem = broker_problem(url)
+    assert problem is not None
+    assert "s3cret" not in f"{problem.message} {problem.hint}"
+
+
+def test_a_misspelt_option_of_rabbitmq_is_told() -> None:
+    problem = broker_problem("amqp://h/?hartbeat=10")
+    assert problem is not None
+    assert (problem.message, problem.hint) == (
+        "the URL of RabbitMQ has no option `hartbeat`",
+        "did you mean `heartbeat`?",
+    )
 
 
 def test_rabbitmq_cannot_keep_locks() -> None:

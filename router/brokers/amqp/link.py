@@ -17,7 +17,7 @@ from amqp.exceptions import AccessRefused, AMQPError, ChannelError, NotAllowed
 from kombu.connection import Connection as KombuConnection
 
 from router.brokers.amqp.wire import Channel, Connection, Transport
-from router.config.urls import mask_url
+from router.config.urls import amqp_options_problem, mask_url
 from router.errors import BrokerRefused, BrokerUnavailable
 
 log = logging.getLogger(__name__)
@@ -69,13 +69,10 @@ class Address:
             tls = parts.scheme == "amqps"
             if parts.scheme not in ("amqp", "amqps"):
                 raise ValueError("it must start with amqp:// or amqps://")
+            if problem := amqp_options_problem(url):
+                raise ValueError(problem.message)
             heartbeat = int(options.pop("heartbeat", HEARTBEAT))
             connect_seconds = float(options.pop("connection_timeout", CONNECT_SECONDS * 1000)) / 1000
-            if not 1 <= heartbeat <= 600 or not 0 < connect_seconds <= 600:
-                raise ValueError("heartbeat is 1 to 600 seconds, connection_timeout up to 600000 milliseconds")
-            files = {name: options.pop(name, None) for name in ("cacertfile", "certfile", "keyfile")}
-            if options:
-                raise ValueError(f"unknown option {sorted(options)[0]!r}")
             return cls(
                 host=parts.hostname or "127.0.0.1",
                 port=parts.port or (5671 if tls else 5672),
@@ -85,7 +82,7 @@ class Address:
                 heartbeat=heartbeat,
                 connect_seconds=connect_seconds,
                 tls=tls,
-                **files,
+                **options,
             )
         except ValueError as error:
             raise BrokerRefused(f"broker URL {mask_url(url)}: {error}") from error
@@ -352,7 +349,20 @@ def _user_timeout(address: Address) -> int:
 
 
 def _tls(address: Address) -> dict[str, object]:
-    context = ssl.create_default_context(cafile=address.cacertfile)
+    with _reading(address, "cacertfile"):
+        context = ssl.create_default_context(cafile=address.cacertfile)
     if address.certfile is not None:
-        context.load_cert_chain(address.certfile, address.keyfile)
+        with _reading(address, "certfile", "keyfile"):
+            context.load_cert_chain(address.certfile, address.keyfile)
     return {"context": context, "server_hostname": address.host}
+
+
+@contextmanager
+def _reading(address: Address, *options: str) -> Iterator[None]:
+    """Name the files in what goes wrong, which neither Python nor OpenSSL does."""
+    try:
+        yield
+    except OSError as error:
+        files = " or ".join(f"`{name}` {path}" for name in options if (path := getattr(address, name)) is not None)
+        kind = BrokerRefused if isinstance(error, FileNotFoundError | PermissionError) else BrokerUnavailable
+        raise kind(f"{address}: {files} can't be read: {error.strerror or error}") from error
