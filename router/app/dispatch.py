@@ -48,22 +48,28 @@ class Overrides(msgspec.Struct, frozen=True):
     queue: str | None = None
 
 
+_A_TIME = "datetime.now(timezone.utc) + timedelta(...)"
+
+
 def overrides(
     delay: float | str | timedelta | None, at: datetime | None, queue: str | None, queues: Sequence[str], now: float
 ) -> Overrides:
     """Check the ``delay=``, ``at=`` and ``queue=`` of a dispatch. Raises ValueError."""
     if delay is not None and at is not None:
         raise ValueError("give delay= or at=, not both")
+    given = f"delay={delay!r}" if at is None else f"at={at}: the wait"
     if at is not None:
+        if not isinstance(at, datetime):
+            raise ValueError(f"at={at!r} is no datetime: {_A_TIME}")
         if at.tzinfo is None:
-            raise ValueError("at= needs a time zone: datetime.now(timezone.utc) + timedelta(...)")
+            raise ValueError(f"at= needs a time zone: {_A_TIME}")
         delay = max(at.timestamp() - now, 0.0)
     if queue is not None and queue not in queues:
         raise ValueError(f"the file has no queue {queue!r}; it has {', '.join(queues)}")
     try:
         return Overrides(None if delay is None else parse_duration(delay), queue)
     except ValueError as error:
-        raise ValueError(f"delay={delay!r} {error}") from error
+        raise ValueError(f"{given} {error}") from error
 
 
 def lock_keys(plan: Plan, data: bytes | None, namespace: str) -> dict[str, str]:
