@@ -309,14 +309,22 @@ def test_poison_properties_are_survived(setup: Setup, raw: Raw) -> None:
     raw.publish(setup.names.jobs, "a", b"\xff\xfe not ours", content_encoding="utf-8")
     link = connect(broker.address, "test", 5)
     channel = link.channel()
+    key = b"\xff.a"
+    unreadable = {
+        exchange: b"\x00\x00" + short(exchange.encode()) + short(key) + b"\x01"
+        for exchange in (setup.names.due, setup.names.unrouted)
+    }
     with link.within(5):
         for name, properties in POISON.items():
             channel.publish(publish_arguments(setup.names.jobs, "a"), properties, name.encode())
+        for arguments in unreadable.values():
+            channel.publish(arguments, b"\x00\x00", key)
         channel.queue_declare(setup.names.queue("a"), passive=True)
     link.close()
     consumer = setup.consumer(broker)
-    taken = take(consumer, 1 + len(POISON))
-    assert [delivery.body for delivery in taken] == [b"\xff\xfe not ours", *(name.encode() for name in POISON)]
+    taken = take(consumer, 2 + len(POISON))
+    assert [delivery.body for delivery in taken] == [b"\xff\xfe not ours", *(name.encode() for name in POISON), key]
+    until(lambda: [each.body for each in broker.failed()] == [key], "it is among the failed jobs")
     consumer.settle([Done(delivery) for delivery in taken])
     broker.publish([job(id="fine")])
     assert ids(take(consumer, 1)) == ["fine"]

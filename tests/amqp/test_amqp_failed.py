@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
 
+import msgspec
 import pytest
+from amqp import Message
 from amqp_helpers import Setup, failed, ids, job, spin, take, until
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.brokers.amqp import AmqpBroker
 from router.brokers.amqp import failed as failed_module
+from router.brokers.amqp.messages import DELIVERY_COUNT, NOT_BEFORE, delivery_count, park, read_failed
+from router.brokers.amqp.names import Names
+from router.brokers.amqp.wire import Delivered
 from router.brokers.base import Bury, Decision, FailedJob, Forget, Keep, Requeue
 from router.errors import BrokerUnavailable
 from router.locks.base import Claim, Verdict
@@ -58,6 +68,45 @@ def test_strange_contents(setup: Setup) -> None:
     (read,) = broker.failed()
     assert (read.id, read.reason, read.failed_at, read.body) == ("x", "undecodable", 1.25, delivery.body)
     assert read.error == "ü" * 2048, "cut to 4 KiB"
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text(st.characters())
+    | st.decimals(-(2**20), 2**20, places=2)
+    | st.datetimes(datetime(1970, 1, 1)),
+    lambda deeper: st.lists(deeper, max_size=2) | st.dictionaries(st.text(max_size=5), deeper, max_size=2),
+    max_leaves=4,
+)
+OURS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.sampled_from(["attempts", "undecodable", 1e308]) | ANYTHING
+        for name in ("queue", "route", "reason", "error", "failed_at", "x-death", NOT_BEFORE, DELIVERY_COUNT)
+    },
+)
+
+
+@given(
+    headers=OURS,
+    id=st.text(st.characters(), max_size=20),
+    at=st.integers(0, 2**64 - 1),
+    key=st.binary(max_size=20),
+)
+def test_whatever_headers_properties_and_keys_say_it_can_be_read(
+    headers: dict[str, Any], id: str, at: int, key: bytes
+) -> None:
+    properties = Message(application_headers=headers, message_id=id, type=id, timestamp=at)._serialize_properties()
+    message = Delivered(b"\0\0\0\0\3tag" + struct.pack(">QBBB", 1, 0, 0, len(key)) + key)
+    assert message.take(2, struct.pack(">HHQ", 60, 0, 0) + properties)
+    one = read_failed(message, message.delivery()[2], 5.0)
+    assert msgspec.json.encode(one)
+    assert time.localtime(one.failed_at)
+    assert delivery_count(message) is not None
+    assert park(Names("n"), "a", message, 5.0).body == b""
 
 
 def test_keep_forget_requeue(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

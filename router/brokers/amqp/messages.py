@@ -8,7 +8,6 @@ RabbitMQ's own headers (``x-death`` and so on) is ever copied into a message tha
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -41,6 +40,8 @@ _JSON = b"\x10application/json"
 _BYTES = b"\x18application/octet-stream"
 _PERSISTENT = b"\x02"
 _REASONS = frozenset(get_args(Reason))
+_LATEST = 253_402_300_799.0
+"""Seconds since the epoch: the end of the year 9999. A time beyond is none: Python knows no such date."""
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -112,16 +113,16 @@ def read_failed(message: Any, routing_key: str, now: float) -> FailedJob:
     headers: Mapping[str, Any] = properties.get("application_headers") or {}
     body = body_of(message)
     reason = headers.get("reason")
-    identity, point, route = str(properties.get("message_id") or ""), str(properties.get("type") or ""), ""
-    if reason in _REASONS:
+    identity, point, route = _text(properties.get("message_id")), _text(properties.get("type")), ""
+    if isinstance(reason, str) and reason in _REASONS:
         return FailedJob(
             id=identity or _made_from(body),
-            queue=str(headers.get("queue", "")),
+            queue=_text(headers.get("queue")),
             point=point,
-            route=str(headers.get("route", "")),
+            route=_text(headers.get("route")),
             reason=cast(Reason, reason),
-            error=str(headers.get("error", "")),
-            failed_at=_number(headers.get("failed_at"), now),
+            error=_text(headers.get("error")),
+            failed_at=_moment(headers.get("failed_at")) or now,
             body=body,
         )
     queue = _queue_of(routing_key)
@@ -132,7 +133,7 @@ def read_failed(message: Any, routing_key: str, now: float) -> FailedJob:
         identity, point, route = job.job, job.point, job.route
     except UndecodableJob as problem:
         kind, error = "undecodable", f"{error}; {problem}"
-    failed_at = _died_at(headers) or _number(properties.get("timestamp"), now)
+    failed_at = _died_at(headers) or _moment(properties.get("timestamp")) or now
     return FailedJob(identity or _made_from(body), queue, point, route, kind, error, failed_at, body)
 
 
@@ -141,8 +142,7 @@ def not_before(message: Any) -> float | None:
     if _lacks(message, _NOT_BEFORE_NAME):
         return None
     headers = message.properties.get("application_headers") or {}
-    value = headers.get(NOT_BEFORE)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return _moment(headers.get(NOT_BEFORE))
 
 
 def _lacks(message: Any, name: bytes) -> bool:
@@ -225,17 +225,20 @@ def _made_from(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:32]
 
 
-def _number(value: object, otherwise: float) -> float:
+# Anybody can publish to our exchanges, so a header may be anything.
+
+
+def _text(value: object) -> str:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def _moment(value: object) -> float | None:
     if isinstance(value, datetime):
-        return _seconds(value)
-    return float(value) if isinstance(value, int | float) else otherwise
+        value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    return float(value) if isinstance(value, int | float) and 0 <= value <= _LATEST else None
 
 
 def _died_at(headers: Mapping[str, Any]) -> float | None:
     deaths = headers.get("x-death")
-    at = deaths[0].get("time") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
-    return _seconds(at) if isinstance(at, datetime) else None
-
-
-def _seconds(at: datetime) -> float:
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    first = deaths[0] if isinstance(deaths, list) and deaths else None
+    return _moment(first.get("time")) if isinstance(first, dict) else None

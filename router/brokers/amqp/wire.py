@@ -188,7 +188,7 @@ class Delivered:
         (number,) = _LONGLONG.unpack_from(arguments, end)
         exchange = end + 9  # after the redelivered bit
         key = exchange + 1 + arguments[exchange]
-        return consumer, number, arguments[key + 1 : key + 1 + arguments[key]].decode("utf-8", "surrogatepass")
+        return consumer, number, arguments[key + 1 : key + 1 + arguments[key]].decode("utf-8", "replace")
 
 
 FrameHandler = Callable[[tuple[int, int, bytes]], bool]
