@@ -7,15 +7,19 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from amqp_helpers import Setup, failed, ids, job, spin, take, turn, until
 from msgspec.structs import replace
 
-from router.brokers.amqp.link import CLOSE_SECONDS, connect
+from router.brokers.amqp.line import Line
+from router.brokers.amqp.link import CLOSE_SECONDS, Address, connect
 from router.brokers.amqp.messages import publish_arguments
 from router.brokers.base import Bury, Delivery, Done, Forward, Return
+from router.brokers.wake import Wake
+from router.errors import BrokerRefused, BrokerUnavailable
 from router.jobs.job import AttemptRecord, Job, decode, encode
 from router.locks.memory import MemoryLocks
 from tests.servers.proxy import Proxy, through
@@ -596,3 +600,27 @@ def test_a_queue_that_is_slow_to_confirm_is_given_more_time_with_each_try(
     assert second - first > 1.2
     node.evaluate(f"sys:resume({server}).")
     spin(consumer, lambda: consumer.unsettled == 0, "it was taken at last")
+
+
+def test_why_there_is_no_connection_is_said_when_it_changes_and_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    away, refused = BrokerUnavailable("reset by peer"), BrokerRefused("403")
+    now = 0.0
+    tries: list[Exception] = []
+
+    def result() -> None:
+        raise tries[-1]
+
+    monkeypatch.setattr("router.brokers.amqp.line.Dialing", lambda *_: SimpleNamespace(finished=True, result=result))
+    line = Line(Address.parse("amqp://"), "consumer", Wake())
+    for error, seconds in ((away, 20.0), (refused, 100.0), (away, 20.0)):
+        until_then = now + seconds
+        while now < until_then:
+            tries.append(error)
+            line.step(now)
+            line.step(now)
+            now = line.next_step() or now
+    said = [(record.levelname, record.getMessage().partition("(")[2][:3]) for record in caplog.records]
+    assert said == [("WARNING", "res"), ("ERROR", "403"), ("ERROR", "403"), ("WARNING", "res")]
+    assert len(tries) > 20

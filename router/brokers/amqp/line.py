@@ -15,6 +15,9 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 3.0
 LONGEST_PAUSE_REFUSED = 15.0
 
+SAY_AGAIN = 60.0
+"""Seconds after which it is said again why there is no connection; at once where that is refused now, or no more."""
+
 
 class Line:
     """Keeps one link up. ``link`` is None while it is down."""
@@ -28,6 +31,9 @@ class Line:
         self._retry_at = 0.0
         self._tries = 0
         self._down_since: float | None = None
+        self._said: bool | None = None
+        """Whether it was being refused, when that was last said; None: nothing was."""
+        self._said_at = 0.0
 
     def step(self, now: float) -> Link | None:
         """Go on connecting; the link, once, when it has just come up. Never waits. ``now`` is monotonic."""
@@ -49,6 +55,7 @@ class Line:
             log.info("%s: %s is back after %.1f s", self._address, self._purpose, now - self._down_since)
         self._down_since = None
         self._tries = 0
+        self._said = None
         return self.link
 
     def down(self, why: str, now: float) -> None:
@@ -75,7 +82,8 @@ class Line:
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused, now: float) -> None:
         refused = isinstance(error, BrokerRefused)
-        if self._tries == 0 or (refused and self._tries == 1):
+        if refused is not self._said or now - self._said_at >= SAY_AGAIN:
+            self._said, self._said_at = refused, now
             level = logging.ERROR if refused else logging.WARNING
             log.log(level, "%s: the %s can't connect (%s); trying again", self._address, self._purpose, error)
         if self._down_since is None:
