@@ -138,6 +138,10 @@ BLOCKS = """
 import asyncio, os, sys, time
 from journal import write
 
+in_a_child = "router.worker.child" in sys.modules["__main__"].__spec__.name  # not the process that checks the file
+if in_a_child:
+    write("imports")
+
 SYNC_OR_NOT
     try:
         asyncio.get_running_loop()
@@ -146,7 +150,7 @@ SYNC_OR_NOT
         write("by itself")
 """
 FIRST_PASSES = """
-if "router.worker.child" in sys.modules["__main__"].__spec__.name:  # not the process that checks the file
+if in_a_child:
     try:
         os.close(os.open("first", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -166,6 +170,7 @@ def test_while_a_reload_is_prepared_handlers_run_as_the_code_that_has_them_says(
         worker = app.start_worker("--concurrency", "2")
         app.router("dispatch", "raised")
         app.wait_for("by itself")
+        app.wait_for("imports", 2)
         # The first of the new children gets ready, the second is still importing.
         (tmp_path / "blocks.py").write_text(BLOCKS.replace("SYNC_OR_NOT", f"{FIRST_PASSES}\nasync def handler(event):"))
         worker.process.send_signal(signal.SIGHUP)
