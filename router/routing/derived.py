@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from router.routing import models
-from router.routing.encoding import Path, children
+from router.routing.encoding import Path, children, field_names
 from router.routing.references import travels_by_value
 
 
@@ -65,15 +64,8 @@ def _fields(cls: type) -> dict[str, frozenset[type]]:
     if not travels_by_value(cls):
         return {}
     hints = _hints(cls)
-    return {name: frozenset(_classes(hints.get(name))) for name in _names(cls, hints)}
-
-
-def _names(cls: Any, hints: dict[str, Any]) -> Iterable[str]:
-    if models.is_model(cls):
-        return hints
-    if dataclasses.is_dataclass(cls):
-        return [field.name for field in dataclasses.fields(cls)]
-    return getattr(cls, "__struct_fields__", None) or [field.name for field in getattr(cls, "__attrs_attrs__", ())]
+    names = hints if models.is_model(cls) else field_names(cls)
+    return {name: frozenset(_classes(hints.get(name))) for name in names}
 
 
 def _hints(cls: type) -> dict[str, Any]:

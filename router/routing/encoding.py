@@ -101,11 +101,16 @@ def _field_names(value: Any) -> Iterable[str]:
     """The fields of a dataclass, Struct, attrs object or pydantic model; of anything else, none."""
     if dataclasses.is_dataclass(value):
         return [field.name for field in dataclasses.fields(value)]
-    if models.is_model(value):
-        return [name for name, _ in value]
-    if isinstance(value, msgspec.Struct):
-        return value.__struct_fields__
-    return [field.name for field in getattr(type(value), "__attrs_attrs__", ())]
+    return [name for name, _ in value] if models.is_model(value) else field_names(type(value))
+
+
+def field_names(cls: type) -> Iterable[str]:
+    """The fields of a class of dataclasses, Structs or attrs objects; of any other, none."""
+    if dataclasses.is_dataclass(cls):
+        return [field.name for field in dataclasses.fields(cls)]
+    if issubclass(cls, msgspec.Struct):
+        return cls.__struct_fields__
+    return [field.name for field in getattr(cls, "__attrs_attrs__", ())]
 
 
 def _refused(event: object, error: Exception, references: References) -> str:
