@@ -49,11 +49,11 @@ def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE)
         time.sleep(0.01)
 
 
-def turn(consumer: Consumer, room: Mapping[str, int], longest: float = 0.1) -> list[Delivery]:
+def turn(consumer: Consumer, room: Mapping[str, int], longest: float = 0.1, limit: int | None = None) -> list[Delivery]:
     """One turn of a worker's loop: wait for something to do, then poll."""
     select.select(list(consumer.wait_on()), [], [], min(longest, consumer.patience()))
     started = time.monotonic()
-    taken = consumer.poll(room)
+    taken = consumer.poll(room, limit)
     assert time.monotonic() - started < 0.5, "poll blocked"
     return taken
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from router.brokers.amqp.line import Line
 from router.brokers.amqp.link import CLOSE_SECONDS, Address, connect
 from router.brokers.amqp.messages import publish_arguments
-from router.brokers.base import Bury, Delivery, Done, Forward, Return
+from router.brokers.base import Bury, Consumer, Delivery, Done, Forward, Return
 from router.brokers.wake import Wake
 from router.errors import BrokerRefused, BrokerUnavailable
 from router.jobs.job import AttemptRecord, Job, decode, encode
@@ -363,20 +363,49 @@ def test_a_confirm_that_comes_just_before_the_connection_ends_counts(setup: Setu
     assert consumer.take_lost() == []
 
 
+ROOM_FOR_BOTH = {"a": 1, "b": 1}
+
+
+def take_one(consumer: Consumer) -> Delivery:
+    """The next job of either queue, as a worker takes it that runs one at a time."""
+    taken: list[Delivery] = []
+    until(lambda: taken.extend(turn(consumer, ROOM_FOR_BOTH, limit=1)) or taken, "a job comes")
+    (delivery,) = taken
+    return delivery
+
+
 def test_the_jobs_of_a_starved_queue_are_not_counted_again_and_again(setup: Setup) -> None:
     broker = setup.broker()
     broker.publish([job("a") for _ in range(4)])
     broker.publish([job("b", id="patient")])
     consumer = setup.consumer(broker)
     for _ in range(4):
-        taken = []
-        while not taken:
-            select.select(list(consumer.wait_on()), [], [], min(0.1, consumer.patience()))
-            taken = consumer.poll({"a": 1, "b": 1}, 1)
-        assert [delivery.queue for delivery in taken] == ["a"]
+        delivery = take_one(consumer)
+        assert delivery.queue == "a"
         busy_until = time.monotonic() + 1.2
         spin(consumer, lambda busy_until=busy_until: time.monotonic() > busy_until, "the job has run")
-        consumer.settle([Done(taken[0])])
+        consumer.settle([Done(delivery)])
+    (patient,) = take(consumer, 1, "b")
+    assert patient.count <= 2
+
+
+def test_a_slow_answer_of_the_first_queue_does_not_let_the_other_ones_job_come_to_be_given_back(
+    setup: Setup, proxy: Proxy
+) -> None:
+    setup.broker().publish([job("a", id=f"{number}") for number in range(4)] + [job("b", id="patient")])
+    consumer = setup.consumer(setup.broker(url=through(setup.place.url, proxy.port), queues=None))
+    for number in range(4):
+        slow_until = time.monotonic() + 0.2
+        while number and time.monotonic() < slow_until:
+            assert turn(consumer, ROOM_FOR_BOTH, 0.02, limit=1) == []
+        proxy.resume()
+        delivery = take_one(consumer)
+        assert ids([delivery]) == [f"{number}"]
+        busy_until = time.monotonic() + 1.2
+        spin(consumer, lambda busy_until=busy_until: time.monotonic() > busy_until, "the job has run")
+        proxy.stall("to_client")
+        consumer.settle([Done(delivery)])
+    proxy.resume()
     (patient,) = take(consumer, 1, "b")
     assert patient.count <= 2
 
@@ -384,23 +413,15 @@ def test_the_jobs_of_a_starved_queue_are_not_counted_again_and_again(setup: Setu
 def test_a_busy_queue_that_is_gone_keeps_no_other_one_waiting(setup: Setup, raw: Raw) -> None:
     setup.broker().publish([job("a"), *(job("b", id=f"{number}") for number in range(3))])
     consumer = setup.consumer(setup.broker(queues=None))  # it declares nothing again
-    room = {"a": 1, "b": 1}
-    taken: list[Delivery] = []
-
-    def came() -> list[Delivery]:
-        select.select(list(consumer.wait_on()), [], [], min(0.1, consumer.patience()))
-        taken[:] = consumer.poll(room, 1)
-        return taken
-
-    until(came, "the first queue has jobs")
-    assert taken[0].queue == "a"
+    delivery = take_one(consumer)
+    assert delivery.queue == "a"
     raw.channel.queue_delete(setup.names.queue("a"))
     for number in range(3):
-        until(came, "the second queue's next job")
-        assert ids(taken) == [f"{number}"]
+        delivery = take_one(consumer)
+        assert ids([delivery]) == [f"{number}"]
         busy_until = time.monotonic() + 0.4
         spin(consumer, lambda busy_until=busy_until: time.monotonic() > busy_until, "the job has run")
-        consumer.settle([Done(taken[0])])
+        consumer.settle([Done(delivery)])
 
 
 def test_pauses_leave_nothing_behind(setup: Setup) -> None:

@@ -217,11 +217,12 @@ class AmqpConsumer:
             if queue not in room:
                 reader.adjust(0, now)
         covered = False
-        for queue, count in room.items():
+        for behind, (queue, count) in zip(reversed(range(len(room))), room.items(), strict=True):
             reader = self._readers[queue]
-            busy = reader.busy(now)
+            covers = count >= limit and not covered
+            busy = reader.busy(now, make_sure=covers and behind > 0)
             reader.adjust(0 if covered and busy else max(0, count), now)
-            covered = covered or (busy and count >= limit)
+            covered = covered or (busy and covers)
 
     def _reader(self, queue: str) -> QueueReader:
         return QueueReader(queue, self._names.queue(queue), self._park, self._repairs.ask)

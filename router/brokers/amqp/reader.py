@@ -35,7 +35,10 @@ IDLE_BEFORE_CANCEL = 0.25
 """Seconds without room after which nothing more may come, because another worker could have it."""
 
 ON_ITS_WAY = 0.03
-"""Seconds: what a queue has ready arrives so soon after it was asked for."""
+"""Seconds: what a queue has ready arrives so soon after it was asked for, and has answered."""
+
+ANSWERS_WITHIN = 1.0
+"""Seconds that a queue's answer is waited for, before the queues behind it are asked without it."""
 
 ASK_AGAIN = 4.0
 """Seconds without a job after which a consumer is made anew: where a queue was deleted, and declared again, at the very
@@ -103,6 +106,10 @@ class QueueReader:
         self._raised_at = 0.0
         self._asked_at = 0.0
         self._filled = False
+        self._leaving: str | None = None
+        """The tag of the consumer that was cancelled to know whether more is on its way, until RabbitMQ answered."""
+        self._sure = False
+        """RabbitMQ has said so since the last job came."""
         self._was_empty = False
         """Nothing had come for long when it was asked for again: nobody need wait for an answer."""
         self._no_room_since: float | None = None
@@ -143,14 +150,34 @@ class QueueReader:
 
     def expects(self, now: float) -> bool:
         """Whether a job may be on its way here: it was asked for a moment ago. ``now`` is monotonic."""
-        on_its_way = now < self._asked_at + ON_ITS_WAY and not self._was_empty
-        return self._tag is not None and not self._buffer and on_its_way
+        asked = self._tag is not None or self._leaving is not None
+        return asked and not self._buffer and not self._was_empty and now < self._expected_until
 
-    def busy(self, now: float) -> bool:
-        """Whether the queue probably has more: all that was asked for last came, or may still come."""
-        if self._filled and self._tag is not None and self._tag_held < self._prefetch:
-            self._filled = now < self._asked_at + ON_ITS_WAY
+    def busy(self, now: float, *, make_sure: bool = False) -> bool:
+        """Whether the queue probably has more: all that was asked for last came, or may still come. ``make_sure``: have
+        RabbitMQ say that no more is on its way before it isn't busy. ``now`` is monotonic. Raises LinkDown."""
+        wanting = self._tag is not None and self._tag_held < self._prefetch and not self._buffer
+        if self._filled and wanting and not self.expects(now):
+            if make_sure and not self._sure:
+                self._leave(now)
+            else:
+                self._filled = False
         return self._filled or bool(self._buffer)
+
+    def _leave(self, now: float) -> None:
+        # The answer comes behind what was delivered. So does a new consumer's, but that would take one job more.
+        assert self._channel is not None
+        assert self._link is not None
+        assert self._tag is not None
+        self._leaving, self._tag, self._tag_held = self._tag, None, 0
+        self._asked_at = now
+        with self._link.sending():
+            self._channel.cancel_soon(self._leaving)
+
+    @property
+    def _expected_until(self) -> float:
+        answered = self._leaving is None and self._unanswered is None
+        return self._asked_at + (ON_ITS_WAY if answered else ANSWERS_WITHIN)
 
     def next_due(self) -> float | None:
         """When the next job held here is due, in seconds since the epoch."""
@@ -161,12 +188,12 @@ class QueueReader:
         times = [self._surplus_since + SURPLUS_BEFORE_RETURN] if self._surplus_since is not None else []
         if self._no_room_since is not None and self._tag is not None:
             times.append(self._no_room_since + IDLE_BEFORE_CANCEL)
-        if room and self._tag is None:
+        if self._leaving is not None:
+            times.append(self._expected_until)
+        elif room and self._tag is None:
             times.append(self._retry_at)
-        if room and self._tag is not None and not self._buffer and not self._was_empty:
-            expected = self._asked_at + ON_ITS_WAY
-            if expected > time.monotonic():
-                times.append(expected)
+        elif room and self.expects(time.monotonic()):
+            times.append(self._expected_until)
         return min(times, default=None)
 
     def adjust(self, room: int, now: float) -> None:
@@ -174,7 +201,11 @@ class QueueReader:
         if self._link is None:
             return
         buffered = len(self._buffer)
-        if self._tag is None:
+        if self._leaving is not None and now >= self._expected_until:
+            self._leaving, self._filled = None, False
+        if self._leaving is not None:
+            pass  # what is on its way to that consumer comes first
+        elif self._tag is None:
             if room > buffered and now >= self._retry_at:
                 self._consume(room - buffered, now)
         elif room > buffered and now >= self._asked_at + ASK_AGAIN:
@@ -278,6 +309,7 @@ class QueueReader:
             channel.on_cancel = lambda tag: self._broken("the server cancelled the consumer; is the queue gone?", 404)
             channel.on_gone = self._gone
             channel.on_consuming = self._consuming
+            channel.on_cancelled = self._cancelled
         self._prefetch = max(1, min(prefetch, MAX_PREFETCH))
         # A fresh tag each time: with the same one RabbitMQ 3.10 ends the connection.
         self._tag = self._unanswered = f"router.{uuid.uuid4().hex[:16]}"
@@ -324,11 +356,18 @@ class QueueReader:
     def _consuming(self, tag: str) -> None:
         if tag == self._unanswered:
             self._unanswered, self._breaks = None, 0
+        if tag == self._tag and not self._was_empty:
+            self._asked_at = time.monotonic()
+
+    def _cancelled(self, tag: str) -> None:
+        if tag == self._leaving:
+            self._leaving, self._sure = None, True
 
     def _delivered(self, tag: str, number: int, routing_key: str, message: Any) -> None:
         held = Held(self, number, tag, message, "buffered")
         self._held[number] = held
         self.delivered += 1
+        self._sure = False
         if tag == self._tag:
             self._tag_held += 1
             self._was_empty = False
@@ -393,7 +432,8 @@ class QueueReader:
         self._sent_at.clear()
         self._tag = None
         self._tag_held = 0
-        self._filled = False
+        self._leaving = None
+        self._filled = self._sure = False
         self._surplus_since = None
         if channel is not None and self._link is not None and self._link.alive:
             with self._link.sending():

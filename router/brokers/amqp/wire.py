@@ -256,6 +256,7 @@ class Channel(pyamqp.Channel):
         self.on_deliver: Callable[[str, int, str, Any], None] = _ignore
         self.on_cancel: Callable[[str], None] = _ignore
         self.on_consuming: Callable[[str], None] = _ignore
+        self.on_cancelled: Callable[[str], None] = _ignore
         self.on_return: Callable[[int, str, Any], None] = _ignore
         self.on_ack: Callable[[int, bool], None] = _ignore
         self.on_nack: Callable[[int, bool], None] = _ignore
@@ -269,7 +270,7 @@ class Channel(pyamqp.Channel):
         """Close without waiting; whatever still comes for it is ignored, and what it had unacknowledged goes back."""
         if self.connection is not None and self.connection.channels is not None and not self.is_closing:
             self.is_closing = True
-            self.on_gone = self.on_deliver = self.on_cancel = self.on_consuming = _ignore
+            self.on_gone = self.on_deliver = self.on_cancel = self.on_consuming = self.on_cancelled = _ignore
             self.on_return = self.on_ack = self.on_nack = _ignore
             self.send_method(spec.Channel.Close, "BsBB", (0, "", 0, 0))
 
@@ -302,6 +303,10 @@ class Channel(pyamqp.Channel):
         """``basic.consume`` without waiting; its answer goes to ``on_consuming``."""
         self.send_method(spec.Basic.Consume, "BssbbbbF", (0, queue, tag, False, False, False, False, None))
 
+    def cancel_soon(self, tag: str) -> None:
+        """``basic.cancel`` without waiting; its answer goes to ``on_cancelled``."""
+        self.send_method(spec.Basic.Cancel, "sb", (tag, False))
+
     def nack(self, delivery_tag: int, *, multiple: bool = False) -> None:
         """Give a delivery back (py-amqp has no method for it)."""
         self.send_method(spec.Basic.Nack, "Lbb", (delivery_tag, multiple, True))
@@ -326,6 +331,7 @@ class Channel(pyamqp.Channel):
     def _setup_listeners(self) -> None:
         super()._setup_listeners()
         self._callbacks[spec.Basic.ConsumeOk] = lambda consumer_tag: self.on_consuming(consumer_tag)
+        self._callbacks[spec.Basic.CancelOk] = lambda consumer_tag: self.on_cancelled(consumer_tag)
 
     def _on_basic_cancel(self, consumer_tag: str) -> None:
         self.on_cancel(consumer_tag)
