@@ -109,7 +109,7 @@ class QueueReader:
         self._leaving: str | None = None
         """The tag of the consumer that was cancelled to know whether more is on its way, until RabbitMQ answered."""
         self._sure = False
-        """RabbitMQ has said so since the last job came."""
+        """No job came since it was cancelled for that."""
         self._was_empty = False
         """Nothing had come for long when it was asked for again: nobody need wait for an answer."""
         self._no_room_since: float | None = None
@@ -169,7 +169,8 @@ class QueueReader:
         assert self._channel is not None
         assert self._link is not None
         assert self._tag is not None
-        self._leaving, self._tag, self._tag_held = self._tag, None, 0
+        self._leaving, self._sure = self._tag, True
+        self._tag, self._tag_held = None, 0
         self._asked_at = now
         with self._link.sending():
             self._channel.cancel_soon(self._leaving)
@@ -361,7 +362,7 @@ class QueueReader:
 
     def _cancelled(self, tag: str) -> None:
         if tag == self._leaving:
-            self._leaving, self._sure = None, True
+            self._leaving = None
 
     def _delivered(self, tag: str, number: int, routing_key: str, message: Any) -> None:
         held = Held(self, number, tag, message, "buffered")
