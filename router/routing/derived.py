@@ -20,7 +20,7 @@ class Derived(NamedTuple):
 
     def words(self) -> str:
         """Why it can't travel, and what to do."""
-        from router.routing.payloads import label  # only where something is wrong
+        from router.routing.mistakes import label  # only where something is wrong
 
         lost = " and ".join(f"`{name}`" for name in _fields(self.cls) if name not in _fields(self.declared))
         name, declared = self.cls.__qualname__, self.declared.__qualname__

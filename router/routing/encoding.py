@@ -176,7 +176,7 @@ def children(value: Any) -> Iterable[tuple[str | int, Any]]:
 
 
 def _label(path: Path) -> str:
-    from router.routing.payloads import label  # only where something is wrong
+    from router.routing.mistakes import label  # only where something is wrong
 
     return label(path)
 

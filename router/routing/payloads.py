@@ -1,4 +1,4 @@
-"""What is wrong with a payload, in words for people: each mistake with the path of the value.
+"""What a JSON Schema has against a payload, in words for people: each mistake with the path of the value.
 
 Imported only where something is wrong, or where a point has a schema.
 """
@@ -6,36 +6,32 @@ Imported only where something is wrong, or where a point has a schema.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
-from types import EllipsisType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from router.config.diagnostics import clean
-from router.config.payload_schemas import MAX_ALTERNATIVES, alternatives, is_too_deep, short, there, type_words
-from router.config.problems import closest, counted, did_you_mean
+from router.config.problems import counted, did_you_mean
+from router.config.schema_checking import is_too_deep
+from router.config.values import MAX_ALTERNATIVES, alternatives, short, there, type_words
 from router.errors import InvalidPayload
+from router.routing.mistakes import (
+    MAX_COUNTED,
+    MAX_SHOWN,
+    Path,
+    dotted,
+    in_full,
+    label,
+    listed,
+    missing,
+    unknown,
+    wrong_option,
+)
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
-
-MAX_SHOWN = 10
-"""Mistakes that one text lists."""
-
-MAX_COUNTED = 1000
-"""Errors of jsonschema that are looked at; a large payload may have millions."""
-
-MAX_OPTION = 60
-"""Characters of a value that would do."""
-
-MAX_PATH = 160
-"""Characters of a path that are shown."""
-
-Path = tuple[str | int | EllipsisType, ...]
-"""Where a value is; ``...`` stands for a step that isn't known, or for every item."""
 
 
 def check_schema(validator: Validator, data: bytes, point: str) -> None:
@@ -52,61 +48,6 @@ def check_schema(validator: Validator, data: bytes, point: str) -> None:
             raise
         raise InvalidPayload(f"{point}: the payload can't be checked by its schema: {_failure(error)}") from error
     raise InvalidPayload(text)
-
-
-def listed(head: str, texts: Iterable[str]) -> str:
-    """``head`` and the mistakes below it, each once; a single one stands in the same line."""
-    different = list(dict.fromkeys(clean(text) for text in texts))
-    if len(different) == 1:
-        return f"{head}: {different[0]}"
-    return "\n  ".join([f"{head}:", *different])
-
-
-def label(path: Path) -> str:
-    """What people call the value at ``path``."""
-    return f"`{dotted(path)}`" if path else "the payload"
-
-
-def dotted(path: Path) -> str:
-    """The path as people write it: ``items[0].quantity``."""
-    text = ""
-    for step in path:
-        if not isinstance(step, str):
-            text += f"[{'…' if step is ... else step}]"
-        elif re.fullmatch(r"[\w$@-]{1,60}", step):
-            text += f".{step}" if text else step
-        else:
-            text += f"[{short(step)}]"
-    half = MAX_PATH // 2
-    return text if len(text) <= MAX_PATH else f"{text[:half]}…{text[-half:]}"
-
-
-def missing(path: Path, name: str, spare: Iterable[str] = ()) -> str:
-    """That the mapping at ``path`` lacks a key. ``spare``: its keys that nobody knows."""
-    meant = closest(name, islice(spare, MAX_COUNTED))
-    return f"`{dotted((*path, name))}` is missing" + (f"; there is `{dotted((*path, meant))}`" if meant else "")
-
-
-def unknown(path: Path, name: str, known: Sequence[str]) -> str:
-    """That the mapping at ``path`` has a key that is none of the ``known`` ones."""
-    more = len(known) - MAX_ALTERNATIVES
-    names = ", ".join(f"`{dotted((each,))}`" for each in known[:MAX_ALTERNATIVES]) + (f" and {more} more" * (more > 0))
-    hint = did_you_mean(name, known) or (f"known here: {names}" if known else None)
-    return f"unknown key `{dotted((*path, name))}`" + (f"; {hint}" if hint else "")
-
-
-def wrong_option(place: str, value: object, options: Sequence[object]) -> str:
-    """That ``value`` is none of the values that are allowed."""
-    shown = alternatives([_whole(option) for option in options])
-    words = [option for option in options if isinstance(option, str)]
-    hint = did_you_mean(value, words, form='"{}"') if isinstance(value, str) and len(options) > 1 else None
-    return f"{place} must be {shown}, not {short(value)}" + (f"; {hint}" if hint else "")
-
-
-def _whole(option: object) -> str:
-    """A value of the schema, which may be shown in full as long as it is short."""
-    text = f"`{msgspec.json.encode(option).decode()}`" if isinstance(option, dict | list) else short(option)
-    return text if len(text) <= MAX_OPTION else f"a certain {short(option).split()[-1]}"
 
 
 class _Mistake(NamedTuple):
@@ -246,7 +187,7 @@ def _wants(error: Any) -> list[str]:
                         return []
                     options += deeper
                 case _:
-                    options += [_whole(option) for option in _options(inner)]
+                    options += [in_full(option) for option in _options(inner)]
         wants += options or kinds
     return list(dict.fromkeys(wants))
 
@@ -416,9 +357,9 @@ def _described(schema: object) -> str | None:
             case {"type": str() | list() as names}:
                 return type_words(name for name in _list(names) if isinstance(name, str))
             case {"const": option}:
-                return _whole(option)
+                return in_full(option)
             case {"enum": [_, *_] as options}:
-                return alternatives([_whole(option) for option in options])
+                return alternatives([in_full(option) for option in options])
     return None
 
 

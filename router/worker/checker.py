@@ -14,7 +14,7 @@ from router.config import Diagnostic, Loaded, load
 from router.config.problems import Problem
 from router.errors import ConfigError, HandlerImportError, RouterError
 from router.routing.events import import_event_type
-from router.routing.fitting import misfits
+from router.routing.misfits import misfits
 from router.worker.checking import Checked
 from router.worker.processes import die_with_parent, leave_signals_to_parent, take_over
 

@@ -27,8 +27,9 @@ from router.config.payload_schemas import PayloadSchemas
 from router.errors import InvalidPayload
 from router.routing.encoding import encode_event
 from router.routing.events import build_event
-from router.routing.fitting import misfits
-from router.routing.payloads import check_schema, dotted
+from router.routing.misfits import misfits
+from router.routing.mistakes import dotted
+from router.routing.payloads import check_schema
 from router.testing import TestRouter
 
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
@@ -798,7 +799,8 @@ def test_no_schema_raises_when_it_is_loaded(
 
 
 def test_importing_the_router_loads_nothing_of_this() -> None:
-    heavy = ("jsonschema", "referencing", "pydantic", "router.routing.payloads", "router.routing.fitting")
+    ours = ("class_schemas", "fitting", "misfits", "mistakes", "payloads")
+    heavy = ("jsonschema", "referencing", "pydantic", *(f"router.routing.{name}" for name in ours))
     script = f"import router, sys; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
