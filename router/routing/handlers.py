@@ -71,6 +71,9 @@ def import_object(path: str) -> Any:
             hint = did_you_mean(attribute, (name for name in dir(found) if name[0] != "_"), form="'{}'")
             owner = f"module {module_name}" if inspect.ismodule(found) else repr(found)
             raise HandlerImportError(f"{path}: {owner} has no {attribute!r}" + (f"; {hint}" if hint else "")) from None
+        except (Exception, SystemExit) as error:  # a `__getattr__` of a module that imports what is asked for, say
+            words = f"{type(error).__name__}: {error}{where(error)}"
+            raise HandlerImportError(f"{path}: looking up {attribute!r} fails: {words}") from error
     return found
 
 
@@ -163,12 +166,14 @@ def _callable(found: Any, path: str, method: str) -> Callable[..., Any]:
             )
         if found not in _instances:
             try:
-                _instances[found] = found()
-            except Exception as error:
+                made = found()
+            except (Exception, SystemExit) as error:
                 words = f"{type(error).__name__}: {error}"
                 raise HandlerImportError(
                     f"{path}: {found.__name__}() fails: {words}; it is made with no arguments"
                 ) from error
+            # Where another thread was faster, its instance is the one; a lock could wait for what user code waits for.
+            _instances.setdefault(found, made)
         instance = _instances[found]
         return getattr(instance, method, None) or instance  # type: ignore[no-any-return]
     if not callable(found):

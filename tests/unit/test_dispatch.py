@@ -8,6 +8,7 @@ import functools
 import types
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from router import (
     DispatchError,
+    HandlerImportError,
     InvalidPayload,
     RegistrationError,
     Router,
@@ -27,10 +29,12 @@ from router.app.plan import Plan, make_plan
 from router.brokers.base import Outgoing, Receipt
 from router.config.settings import Point
 from router.jobs.job import Job, decode
-from router.routing.handlers import Handler
+from router.routing.handlers import Handler, import_handler
 
 HANDLERS = """
 import dataclasses
+import sys
+import threading
 
 @dataclasses.dataclass
 class Paid:
@@ -78,6 +82,25 @@ class Callable:
     def of_class(cls, event): ...
 
 class Derived(Callable): ...
+
+class Made:
+    meeting = threading.Barrier(2)
+
+    def __init__(self):
+        self.meeting.wait(20)
+
+    def handle(self, event): ...
+
+class Leaves:
+    def __init__(self):
+        sys.exit(0)
+
+    def handle(self, event): ...
+
+def __getattr__(name):
+    if name == "lazy":
+        raise ImportError("no module for it")
+    raise AttributeError(name)
 
 def later(event): ...
 
@@ -210,6 +233,26 @@ def test_every_kind_of_handler_is_called(app: Router) -> None:
         "called",
         "awaited",
     ]
+
+
+@pytest.mark.usefixtures("app")
+def test_threads_that_need_a_class_for_the_first_time_together_share_its_instance() -> None:
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(import_handler, ["unit_handlers:Made"] * 2)
+    assert first.call == second.call == import_handler("unit_handlers:Made").call
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize(
+    "said",
+    [
+        r"Leaves: Leaves\(\) fails: SystemExit: 0; it is made with no arguments",
+        r"lazy: looking up 'lazy' fails: ImportError: no module for it \(at .*unit_handlers.py:\d+\)",
+    ],
+)
+def test_a_handler_that_cannot_be_had_is_told_as_one(said: str) -> None:
+    with pytest.raises(HandlerImportError, match=f"^unit_handlers:{said}$"):
+        import_handler("unit_handlers:" + said.partition(":")[0])
 
 
 def test_adispatch_awaits_where_dispatch_would_block_the_loop(app: Router) -> None:
