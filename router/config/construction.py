@@ -44,7 +44,8 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _INFINITE = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
 _NAN = (".nan", ".NaN", ".NAN")
 _NUMBER_STARTS = frozenset("-+.0123456789")
-_MAX_DIGITS = 4000
+_MAX_DIGITS = 500
+"""Of whatever base: Python refuses to show a number of more than 4,300 decimal digits, and may be told to at 640."""
 
 _TAG_TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
@@ -69,7 +70,7 @@ def core_value(text: str) -> object:
     if _FLOAT.fullmatch(text):
         return float(text)
     if _OTHER_BASE.fullmatch(text):
-        return int(text, 0)
+        return int(text, 0) if len(text) <= _MAX_DIGITS else math.inf
     if infinite := _INFINITE.fullmatch(text):
         return -math.inf if infinite[1] == "-" else math.inf
     return math.nan if text in _NAN else text

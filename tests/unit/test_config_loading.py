@@ -52,6 +52,9 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (BOMB, "repeat more than 250,000 values"),
         (b"version: &v [*v]", "contains itself"),
         (b"version: " + b"1" * 100_000, "the number 1"),
+        (b"version: 1\nextensions: {a: {description: " + b"1" * 4_000 + b"}}", "must be text, not"),
+        (b"version: 1\nqueues: {a: {concurrency: 0x" + b"f" * 5_000 + b"}}", "from 1, not infinity"),
+        (b"version: 1\nunknownRouteFor: 0o" + b"7" * 100_000, "longer than 365 days"),
     ],
     ids=lambda value: repr(value)[:20],
 )
