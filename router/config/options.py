@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, cast
@@ -140,6 +141,8 @@ class _Reader:
     def bounded(self, backoff: Backoff, default: Backoff) -> Backoff:
         """``backoff`` with its longest wait and its jitter."""
         jitter = self._given.get("jitter")
+        if isinstance(jitter, float) and math.isnan(jitter):  # which no bound of the schema keeps out
+            self.problem("jitter", "`jitter` must be a number from 0 to 1, not `.nan`", "for example `jitter: 0.5`")
         fits = isinstance(jitter, int | float) and not isinstance(jitter, bool) and 0 <= jitter <= 1
         return msgspec.structs.replace(
             backoff,

@@ -360,7 +360,7 @@ def _range(error: ValidationError, path: Path) -> Iterator[Problem]:
         yield Problem(
             f"{label(path)} is longer than 365 days, the longest that is allowed", _example(error, path), path
         )
-    elif isinstance(value, float) and value % 1 != 0:
+    elif isinstance(value, float) and value % 1 != 0 and "number" not in _types(_schema(error)):
         return  # the type is wrong, and reported
     else:
         bound = "at least" if error.validator == "minimum" else "at most"
