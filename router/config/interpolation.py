@@ -69,6 +69,8 @@ def _resolved(reference: str, environ: Mapping[str, str], nesting: int) -> str:
         raise InterpolationError(
             f"the environment variable `{name}` is not set", f"set it, or give a default: `${{{name}:-default}}`"
         )
+    if value and not _is_text(value):
+        raise InterpolationError(f"the environment variable `{name}` is not UTF-8", "set it to text in UTF-8")
     if value or operator is None:
         return value or ""
     if operator == ":-":
@@ -77,6 +79,15 @@ def _resolved(reference: str, environ: Mapping[str, str], nesting: int) -> str:
         return interpolate(rest, environ, nesting=nesting + 1)
     state = "not set" if value is None else "empty"
     raise InterpolationError(f"the environment variable `{name}` is {state}", rest or f"set `{name}` to a value")
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: bytes of the environment that are none come as surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _meant(reference: str) -> str | None:

@@ -13,7 +13,7 @@ from router.config import load
 from router.config.interpolation import InterpolationError, interpolate, is_single_reference
 from router.errors import ConfigError
 
-ENVIRON = {"A": "1", "EMPTY": "", "HOST": "rabbit"}
+ENVIRON = {"A": "1", "EMPTY": "", "HOST": "rabbit", "BYTES": "a\udcff"}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,8 @@ def test_references_are_resolved_as_bash_would(text: str, expected: str) -> None
         ("${NONE:?where is it?}", "`NONE` is not set", "where is it?"),
         ("${EMPTY:?where is it?}", "`EMPTY` is empty", "where is it?"),
         ("${EMPTY:?}", "`EMPTY` is empty", "set `EMPTY`"),
+        ("${BYTES}", "`BYTES` is not UTF-8", "text in UTF-8"),
+        ("x${NONE:-${BYTES:-y}}", "`BYTES` is not UTF-8", "text in UTF-8"),
         ("${A", "never closed", "$${"),
         ("${}", "can't be understood", "${NAME}"),
         ("${1A}", "can't be understood", "${NAME}"),
