@@ -17,7 +17,8 @@ BROKER_SCHEMES = ("sqlite", "amqp", "amqps", "memory")
 LOCKS_SCHEMES = ("sqlite", "redis", "rediss")
 
 _URL_START = re.compile(
-    r"\b(?:amqps?|rediss?|sqlite|memory|https?|postgres(?:ql)?|mysql|mongodb)://|(?:^|(?<=[\s\"'-]))[A-Za-z][\w+.]{0,20}://"
+    r"(?:\b(?:amqps?|rediss?|sqlite|memory|https?|postgres(?:ql)?|mysql|mongodb)|(?:^|(?<=[\s\"'-]))[A-Za-z][\w+.]{0,20})"
+    r":\\?/\\?/"  # in double quotes `/` may be written `\/`, as PHP does it in JSON
 )
 _SECRET_PARAMETER = re.compile(r"[?&](?:password|passwd|pwd|secret|token)=([^&\s\"'#]+)", re.IGNORECASE)
 _SECRET_KEY = re.compile(

@@ -30,6 +30,7 @@ from router.config.urls import absolute_url, broker_problem, locks_problem
         ("memory://", "memory://"),
         ("plain text: a@b", "plain text: a@b"),
         ("  password: hunter2", "  password: ***"),
+        (r'"amqp:\/\/user:hunter2@host\/"', r'"amqp:\/\/user:***@host\/"'),
         ("broker: {user: a, password: 'a, b', host: c}", "broker: {user: a, password: ***, host: c}"),
         ('{"secret": "hunter2"}', '{"secret": ***}'),
         ("  - token: two words", "  - token: ***"),
