@@ -419,6 +419,7 @@ class Router:
             and plan.event_type is None
             and plan.validator is None
             and monotonic() < self._reloader.look_at
+            and "dispatched" not in self.listeners.by_name  # which may block
             and all(step.handler.is_async for step in plan.steps)
         )
 

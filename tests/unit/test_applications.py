@@ -210,6 +210,12 @@ def slow_publish(app: Router, blocking: Blocking, monkeypatch: pytest.MonkeyPatc
     return "queued"
 
 
+def slow_listener(app: Router, blocking: Blocking, monkeypatch: pytest.MonkeyPatch) -> str:
+    app.on("dispatched", blocking)
+    app._plan("awaited")
+    return "awaited"
+
+
 SLOW: dict[str, Slow] = {
     "a synchronous handler": lambda *_: "blocks",
     "an import at the first use of a point": lambda *_: "imported",
@@ -217,6 +223,7 @@ SLOW: dict[str, Slow] = {
     "the look at the file": slow_look,
     "connecting to the broker": slow_broker,
     "publishing": slow_publish,
+    "a listener": slow_listener,
 }
 
 
