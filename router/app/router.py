@@ -576,5 +576,8 @@ def topology(table: RoutingTable) -> Topology:
 
 def extend_import_path(settings: Settings) -> None:
     """Put the current directory and, before all else behind it, the file's ``pythonpath`` on ``sys.path``."""
-    wanted = [os.getcwd(), *settings.pythonpath]
+    try:
+        wanted = [os.getcwd(), *settings.pythonpath]
+    except OSError:  # it was deleted, as that of an older release is by some deployments
+        wanted = [*settings.pythonpath]
     sys.path[:] = wanted + [path for path in sys.path if path not in wanted]

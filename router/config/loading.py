@@ -13,7 +13,7 @@ from router.config.composition import Composition
 from router.config.diagnostics import Diagnostic, Source
 from router.config.document import Document
 from router.config.including import Includer
-from router.config.places import ENV_VARIABLE, existing_overlay
+from router.config.places import ENV_VARIABLE, current_folder, existing_overlay
 from router.config.problems import Path as ValuePath
 from router.config.settings import Route, Settings
 from router.config.syntax import YamlError, compose
@@ -108,7 +108,7 @@ def _content(file: str) -> bytes:
         with open(file, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigNotFound(f"there is no file {file!r}; looked in {Path.cwd()}") from None
+        raise ConfigNotFound(f"there is no file {file!r}; looked in {current_folder()}") from None
     except IsADirectoryError:
         hint = f"name the file in it: {os.path.join(file, 'extensions.yaml')}"
         raise ConfigError([_of_file(file, "this is a directory, not a file", hint)]) from None

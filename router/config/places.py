@@ -38,7 +38,7 @@ def _find(path: str | None, environ: Mapping[str, str]) -> Path:
             return Path(place)
     places = " and ".join(DEFAULT_PLACES)
     raise ConfigNotFound(
-        f"no configuration file: looked for {places} in {Path.cwd()}.\n"
+        f"no configuration file: looked for {places} in {current_folder()}.\n"
         f"Name one with --config FILE or ${VARIABLE}, or make one with `router init`."
     )
 
@@ -53,10 +53,18 @@ def existing_overlay(file: str, env: str) -> str:
     raise ConfigNotFound(f"{file} has no overlay for the environment {env!r} (that would be {path!r}); {there}")
 
 
+def current_folder() -> str:
+    """The current directory, as messages name it."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "a current directory that was deleted"
+
+
 def _existing(path: str, origin: str) -> Path:
     if "\0" not in path and os.path.lexists(path):
         return Path(path)
-    raise ConfigNotFound(f"there is no file {path!r}{origin}; looked in {Path.cwd()}")
+    raise ConfigNotFound(f"there is no file {path!r}{origin}; looked in {current_folder()}")
 
 
 def overlay_path(file: str, env: str) -> str:

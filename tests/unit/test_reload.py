@@ -16,10 +16,10 @@ from unittest.mock import Mock
 import pytest
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from router import ConfigError, RegistrationError, Router
+from router import ConfigError, ConfigNotFound, RegistrationError, Router
 from router.app import reloading
 from router.brokers.memory import MemoryBroker
-from router.config import Look, Watched, load
+from router.config import Look, Watched, find, load
 from router.jobs.job import decode
 from router.worker import watching
 from router.worker.watching import Watcher
@@ -142,6 +142,21 @@ def test_a_reload_that_fails_raises_and_changes_nothing(app: Router, folder: Pat
     with pytest.raises(ConfigError, match="there is no module 'nowhere'"):
         app.reload()
     assert app.table.generation == 1
+
+
+def test_a_current_directory_that_was_deleted_keeps_no_edit_out(
+    app: Router, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "release").mkdir()
+    monkeypatch.chdir(folder / "release")
+    (folder / "release").rmdir()
+    (folder / "extensions.yaml").write_text(WITH_TWO)
+    assert len(app.reload().points["raised"].routes) == 2
+    (folder / "extensions.yaml").unlink()
+    with pytest.raises(ConfigNotFound, match="looked in a current directory that was deleted"):
+        app.reload()
+    with pytest.raises(ConfigNotFound, match="in a current directory that was deleted"):
+        find(environ={})
 
 
 def test_an_event_under_way_ends_under_the_table_it_began_with(app: Router, folder: Path) -> None:
