@@ -104,6 +104,7 @@ class Router:
         self.references = References()
         in_forked_children(self, Router._renew)
         self._reloader = Reloader(self._reload)
+        self._loads = self._load_in_force = 0
         self._state = _State(compile_table(settings, generation=generation))
         extend_import_path(settings)
         self._bootstrap()
@@ -146,6 +147,9 @@ class Router:
         """`reload`, but nothing changes where ``certain`` denies that the files are still what was read; then None."""
         from router.config import find, load
 
+        with self._lock:
+            self._loads += 1
+            number = self._loads
         old = self.table
         try:
             loaded = load(find(old.settings.path, old.settings.env), env=old.settings.env)
@@ -162,12 +166,15 @@ class Router:
         if not certain(loaded.watched):
             return None
         with self._lock:
+            if number < self._load_in_force:  # another thread has read the file later, and was faster
+                return self.table
             try:
                 state = _State(compile_table(settings, self._routes, self.table.generation + 1))
             except ValueError as error:
                 raise RegistrationError(str(error)) from error
             state.plans = {name: self._make_plan(point) for name, point in state.table.points.items()}
             self._state = state
+            self._load_in_force = number
         log_change(old, state.table, connections + versions)
         return state.table
 

@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -157,6 +159,23 @@ def test_a_current_directory_that_was_deleted_keeps_no_edit_out(
         app.reload()
     with pytest.raises(ConfigNotFound, match="in a current directory that was deleted"):
         find(environ={})
+
+
+def test_a_reload_that_takes_long_does_not_undo_a_later_one(
+    app: Router, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importing, goes_on = threading.Event(), threading.Event()
+    meeting = SimpleNamespace(wait=lambda: (importing.set(), goes_on.wait(20)))
+    monkeypatch.setitem(sys.modules, "meeting", meeting)  # type: ignore[arg-type]
+    (folder / "reloaded_slow.py").write_text("import meeting\nmeeting.wait()\ndef handler(event): ...")
+    (folder / "extensions.yaml").write_text(FILE.replace("reloaded:one", "reloaded_slow:handler"))
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(app.reload)
+        assert importing.wait(20)
+        (folder / "extensions.yaml").write_text(WITH_TWO)
+        table = app.reload()
+        goes_on.set()
+        assert slow.result() is app.table is table
 
 
 def test_an_event_under_way_ends_under_the_table_it_began_with(app: Router, folder: Path) -> None:
