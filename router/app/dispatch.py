@@ -113,9 +113,10 @@ class Raised:
     def call(self, step: Step) -> Any:
         """Call the handler of that step; an awaitable comes back if it is an ``async def``."""
         if not step.handler.wants_context:
-            return step.handler.call(self.event)
+            return step.handler.call_with(None, self.event)
         about = (self.plan.point.name, step.route.id, self.correlation, time.time())
-        return step.handler.call(self.event, context=Context(*about, causation_id=self.causation, trace=self.trace))
+        context = Context(*about, causation_id=self.causation, trace=self.trace)
+        return step.handler.call_with(context, self.event)
 
     @contextmanager
     def handling(self, step: Step) -> Iterator[None]:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,7 +45,7 @@ from router.forks import in_forked_children
 from router.jobs.following import LifecycleEvent, Name, level, log_event, of_job
 from router.jobs.job import decode
 from router.routing.events import import_event_type
-from router.routing.handlers import Handler, as_handler, import_bootstrap, import_handler, where
+from router.routing.handlers import Handler, as_handler, import_bootstrap, import_handler, refuse_coroutine, where
 from router.routing.references import References
 from router.routing.table import RoutingTable, compile_table
 
@@ -355,7 +356,9 @@ class Router:
             ):
                 results = {}
                 for route_id, call in plan.plain:
-                    results[route_id] = call(payload)
+                    results[route_id] = result = call(payload)
+                    if result.__class__ is CoroutineType:
+                        refuse_coroutine(result)
                 return Dispatch(results)
         raised = self._begin(event, payload, self._overrides(delay, at, queue))
         self._run_steps(raised)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CoroutineType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from router.config.problems import did_you_mean
 from router.errors import HandlerImportError
@@ -43,12 +43,17 @@ class Handler:
         """`call`, with the context too if it wants that. Raises TypeError where what it returns would never run."""
         result = self.call(*arguments, context=context) if self.wants_context else self.call(*arguments)
         if type(result) is CoroutineType and not self.is_async:
-            result.close()
-            raise TypeError(
-                f"{result.__qualname__} is an `async def` behind something that is none, so that nobody awaits it: "
-                "let what wraps it be an `async def` too"
-            )
+            refuse_coroutine(result)
         return result
+
+
+def refuse_coroutine(result: CoroutineType[Any, Any, Any]) -> NoReturn:
+    """Raises TypeError: what a handler that is no ``async def`` has returned would never run."""
+    result.close()
+    raise TypeError(
+        f"{result.__qualname__} is an `async def` behind something that is none, so that nobody awaits it: "
+        "let what wraps it be an `async def` too"
+    )
 
 
 def own_frames(trace: TracebackType | None) -> TracebackType | None:

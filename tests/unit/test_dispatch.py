@@ -68,6 +68,9 @@ def with_context(event, context):
 async def awaited(event):
     return "awaited"
 
+def wrapped(event):
+    return awaited(event)
+
 class Class:
     def handle(self, event):
         return "handled"
@@ -139,6 +142,11 @@ extensions:
       - {handler: "unit_handlers:Class"}
       - {handler: "unit_handlers:Callable"}
       - {handler: "unit_handlers:awaited"}
+  wrapped: {handlers: [{handler: "unit_handlers:wrapped"}]}
+  wrapped.before:
+    handlers:
+      - {handler: "unit_handlers:wrapped", onError: continue}
+      - {handler: "unit_handlers:later", async: true}
   single:
     handlers: [{handler: "unit_handlers:later", async: {uniqueJob: true, uniqueBy: [key]}}]
   empty: {}
@@ -262,6 +270,17 @@ def test_adispatch_awaits_where_dispatch_would_block_the_loop(app: Router) -> No
             app.dispatch("kinds", {})
 
     asyncio.run(main())
+
+
+def test_an_async_def_behind_a_plain_function_is_no_success_of_which_nothing_ran(app: Router) -> None:
+    said = "awaited is an `async def` behind something that is none"
+    for _ in range(2):  # the second time by the fast path
+        with pytest.raises(TypeError, match=said):
+            app.dispatch("wrapped", {})
+    with pytest.raises(TypeError, match=said):
+        asyncio.run(app.adispatch("wrapped", {}))
+    done = app.dispatch("wrapped.before", {})
+    assert (done.results, [*map(type, done.errors.values())], len(done.jobs)) == ({}, [TypeError], 1)
 
 
 def test_an_unknown_point_is_an_error_that_suggests_one(app: Router) -> None:
