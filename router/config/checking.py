@@ -111,10 +111,11 @@ class Checker:
         locks_url = _text(locks.get("url"))
         defaults = self._defaults()
         points = self._points(defaults)
-        self._report(broker_url and broker_problem(broker_url), "broker", "url")
-        self._report(locks_url and locks_problem(locks_url), "locks", "url")
+        # An empty text, of a variable that is set to nothing, say, is none of them either: no default takes its place.
+        self._report(broker_url is not None and broker_problem(broker_url), "broker", "url")
+        self._report(locks_url is not None and locks_problem(locks_url), "locks", "url")
         namespace = _text(broker.get("namespace"))
-        self._report(namespace and name_problem("`namespace`", namespace), "broker", "namespace")
+        self._report(namespace is not None and name_problem("`namespace`", namespace), "broker", "namespace")
         self._check_queue_names()
         self._check_locks(broker.get("url", DEFAULT_BROKER_URL), locks)
         return Settings(
