@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class PayloadSchemas:
         if not content.strip():
             return None, Problem(f"`{path}` is empty", "the smallest schema is `{}`, which any payload fits")
         try:
-            schema = msgspec.json.decode(content)
+            schema = msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8))  # which some editors write
         except (msgspec.DecodeError, RecursionError) as error:
             return None, Problem(f"`{path}` is not JSON: {error}", "a `schema` is a JSON file, not YAML or Python")
         if not isinstance(schema, dict | bool):

@@ -71,6 +71,12 @@ def test_a_byte_order_mark_is_no_mistake_and_moves_nothing(tmp_path: Path) -> No
     assert ":1:10: error" in _mistakes(tmp_path, b"\xef\xbb\xbfversion: 2\n")
 
 
+def test_a_byte_order_mark_is_no_mistake_in_the_schema_of_a_payload_either(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_bytes(b'\xef\xbb\xbf{"type": "object"}')
+    loaded = load(_file(tmp_path, "version: 1\nextensions: {a: {schema: s.json}}\n"), {})
+    assert loaded.settings.points[0].schema == {"type": "object"}
+
+
 def test_windows_line_ends_are_no_mistake(tmp_path: Path) -> None:
     assert load(_file(tmp_path, "version: 1\r\nbootstrap: a:b\r\n"), {}).settings.bootstrap == "a:b"
 
