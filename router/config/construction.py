@@ -139,6 +139,7 @@ class Constructor:
     def _mapping(self, node: MappingNode, depth: int) -> dict[str, object]:
         data: dict[str, object] = {}
         merged: list[tuple[Node, Node]] = []
+        firsts: dict[str, Node] = {}
         for key_node, value_node in node.value:
             key = self._key(key_node)
             if key is None:
@@ -148,11 +149,11 @@ class Constructor:
                     self._report(key_node, "a second `<<` in one mapping", "merge several with a list: `<<: [*a, *b]`")
                 merged.append((key_node, value_node))
             elif key in data:
-                first = next(other for other, _ in node.value if other.value == key)
+                firsts = firsts or _by_name(node)
                 hint = "remove or rename one of them"
                 if key == "handler":
                     hint = "start each handler with a `- ` of its own, or remove one of them"
-                self._report(key_node, f"duplicate key `{key}`", hint, first)
+                self._report(key_node, f"duplicate key `{key}`", hint, firsts[key])
             else:
                 data[key] = self.build(value_node, depth + 1)
         for key_node, value_node in merged:
@@ -224,3 +225,8 @@ class Constructor:
             node, f"the tag `{shown}` is not allowed here", "remove the tag: this file holds plain values only"
         )
         return False
+
+
+def _by_name(node: MappingNode) -> dict[str, Node]:
+    """The keys of a mapping that are text, the first of each name."""
+    return {key.value: key for key, _ in reversed(node.value) if isinstance(key, ScalarNode)}
