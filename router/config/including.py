@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from router.config.composition import Composition, Place, reported
 from router.config.document import Document
+from router.config.places import overlay_path, overlays
 from router.config.problems import Problem, closest
 from router.config.watched import matches
 from router.errors import ConfigError, ConfigNotFound
@@ -34,6 +35,8 @@ class Includer:
         self._composition = composition
         self._read = read
         self._known: dict[str, Place | None] = {}
+        main = composition.documents[0].source.file
+        self._overlays = {os.path.realpath(overlay_path(main, env)): env for env in overlays(main)}
         self.globs: dict[str, tuple[str, ...]] = {}
         """Absolute patterns and what fitted them; a new file that fits one belongs to the composition too."""
 
@@ -97,6 +100,13 @@ class Includer:
         except ConfigError as error:
             self._composition.mistakes += error.diagnostics
             return
+        if env := self._overlays.get(real):
+            problem = Problem(
+                f"`{_shown(file, place)}` is the overlay for {env}; included, it is in force in every environment",
+                "let the pattern name a folder of its own, or give the file another name",
+                code="included-overlay",
+            )
+            self._composition.mistakes.append(reported(problem, place, ()))
         if isinstance(document.data, dict) and not {"extensions", "queues", "include"} & document.data.keys():
             self._unused(place, f"`{_shown(file, place)}` has neither `extensions` nor `queues`")
         self._composition.add(document)

@@ -20,6 +20,7 @@ CODES = {
     "long-job-in-shared-queue": "Jobs that may run long share a queue with short ones, which wait behind them.",
     "unused-queue": "Settings for a queue that no handler uses.",
     "unused-include": "An include that adds nothing.",
+    "included-overlay": "An include of the file that is put on top in one environment only.",
     "timeout-above-broker-limit": "The broker takes jobs back before this timeout is over (`validate --broker`).",
     "event-does-not-fit-schema": "The fields of the event type don't fit the JSON Schema of the point.",
     "unknown-code": "A comment that silences a warning which doesn't exist.",
