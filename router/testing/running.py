@@ -258,6 +258,6 @@ def _call(
 
 
 def _wrong(ran: Ran) -> BaseException | None:
-    """What ``raising`` lets out: not a retry that was asked for and is granted, nor that a unique job came twice."""
+    """What ``raising`` lets out: not a retry that was asked for and is granted, nor why a job was not to be done."""
     asked = ran.outcome == "retrying" and isinstance(ran.error, Retry)
-    return ran.callback_error if ran.error is None or asked or ran.outcome == "duplicate" else ran.error
+    return ran.callback_error if ran.error is None or asked or ran.outcome in ("duplicate", "skipped") else ran.error

@@ -601,6 +601,13 @@ def test_a_test_sees_what_becomes_of_jobs_whose_object_is_gone(app: TestRouter) 
     assert isinstance(app.failed[0].error, router.ReferenceMissing)
 
 
+def test_that_a_job_is_dropped_as_the_file_says_is_no_exception_to_raise(app: TestRouter) -> None:
+    app.dispatch(Placed(Customer(99), [], {}))
+    with pytest.raises(router.ReferenceMissing):
+        app.run_jobs(raising=True)  # of the job that has failed
+    assert [(ran.route, ran.outcome) for ran in app.run_jobs(raising=True)] == [("dropped", "skipped")]
+
+
 # -- versions ------------------------------------------------------------------------------------------------------
 
 
