@@ -201,7 +201,10 @@ class JobRunner:
         callback = runnable.callbacks.get(name) if name else None
         if name is None or callback is None:
             return None
-        return (yield from _call(callback, *arguments_of(name, job, error, event)))
+        raised = yield from _call(callback, *arguments_of(name, job, error, event))
+        if raised is not None:
+            log.error("%s of %s raised (job %s)", name, job.route, job.job, exc_info=raised)  # as a worker does
+        return raised
 
     def _cannot_run(self, turn: _Turn, error: RouterError, consumer: MemoryConsumer) -> Ran:
         job, now = turn.job, turn.now

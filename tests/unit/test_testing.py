@@ -425,10 +425,15 @@ def test_a_retry_that_is_granted_is_no_exception_to_raise(app: TestRouter, till:
     assert [job.attempt for job in app.failed] == [3]
 
 
-def test_an_exception_of_a_callback_changes_nothing_but_is_told(app: TestRouter, till: Any) -> None:
+def test_an_exception_of_a_callback_changes_nothing_but_is_told(
+    app: TestRouter, till: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     app.dispatch("broken", {})
     till.errors.append(Retry())
     report = app.run_jobs()
+    assert "asked for a retry; its callback raised KeyError: 'callback'" in str(report)
+    (logged,) = (record for record in caplog.records if record.exc_info)
+    assert (logged.levelname, logged.getMessage()[:27]) == ("ERROR", "onRetry of till:one raised ")
     assert [(ran.outcome, type(ran.callback_error)) for ran in report] == [
         ("retrying", KeyError),
         ("succeeded", type(None)),
