@@ -464,6 +464,22 @@ def test_a_handler_that_a_test_replaces_is_replaced(app: TestRouter, monkeypatch
     assert [event.order_id for event in seen] == [8]
 
 
+@pytest.mark.parametrize("way", ["dispatch", "adispatch", "dispatch_many"])
+def test_a_synchronous_handler_that_a_test_replaces_is_replaced(
+    app: TestRouter, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    ways: dict[str, Callable[[], Any]] = {
+        "dispatch": lambda: app.dispatch("plain", {}),
+        "adispatch": lambda: asyncio.run(app.adispatch("plain", {})),
+        "dispatch_many": lambda: app.dispatch_many([("plain", {})])[0],
+    }
+    assert ways[way]().results == {"till:sync": "sync"}
+    with monkeypatch.context() as patch:
+        patch.setattr("till.sync", lambda event: "replaced")
+        assert ways[way]().results == {"till:sync": "replaced"}
+    assert ways[way]().results == {"till:sync": "sync"}
+
+
 def test_async_handlers_run_from_plain_code_and_from_asyncio_code(app: TestRouter, till: Any) -> None:
     app.dispatch("async", {"n": 1})
     assert len(app.run_jobs().succeeded) == 1
