@@ -29,10 +29,13 @@ def router(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Iter
     from router.testing import TestRouter
 
     monkeypatch.syspath_prepend(pytestconfig.rootpath)  # where the application is started, and its modules are found
+    wrong = None
     try:
         made = TestRouter(_file(pytestconfig), env=pytestconfig.getini("router_env") or None)
     except (ConfigError, ConfigNotFound) as error:
-        pytest.fail(str(error), pytrace=False)
+        wrong = str(error)
+    if wrong is not None:
+        pytest.fail(wrong, pytrace=False)  # out of the `except`, in which pytest would show it twice
     with made:
         yield made
 
