@@ -24,12 +24,20 @@ class Clock:
     def end_of(self, until: float | str | timedelta | datetime) -> float:
         """A duration from now, or a point in time, as seconds since the epoch. Raises ValueError."""
         if not isinstance(until, datetime):
-            return self._now + parse_duration(until)
+            return self._now + seconds_of("until", until)
         if until.tzinfo is None:
             raise ValueError("until= needs a time zone: router.now + timedelta(...)")
         if until.timestamp() < self._now:
             raise ValueError(f"until={until} has passed: it is {as_datetime(self._now)} for this router (router.now)")
         return until.timestamp()
+
+
+def seconds_of(name: str, duration: float | str | timedelta) -> float:
+    """The argument of that name, in seconds. Raises ValueError, which names it."""
+    try:
+        return parse_duration(duration)
+    except ValueError as error:
+        raise ValueError(f"{name}={duration!r} {error}") from None
 
 
 def as_datetime(seconds: float) -> datetime:

@@ -11,13 +11,13 @@ import msgspec
 
 from router.brokers.base import FailedJob as BrokersFailedJob
 from router.brokers.memory import Waiting
-from router.config import did_you_mean, parse_duration
+from router.config import did_you_mean
 from router.errors import RouterError
 from router.jobs.job import decode
 from router.routing.encoding import encode_event
 from router.routing.references import References
 from router.routing.table import RoutingTable
-from router.testing.clock import as_datetime
+from router.testing.clock import as_datetime, seconds_of
 from router.testing.records import FailedJob, QueuedJob
 
 
@@ -78,7 +78,7 @@ class Wanted:
         # As it would travel, so that a date is compared with the text that became of it.
         data = b"{}" if self.payload is None else encode_event(self.payload, self.route, self.references)
         values = msgspec.json.decode(data)
-        delay = None if self.delay is None else parse_duration(self.delay)
+        delay = None if self.delay is None else seconds_of("delay", self.delay)
         return [job for job in queued if self._fits(job, delay) and _has(job.payload, values)]
 
     def _fits(self, job: QueuedJob, delay: float | None) -> bool:

@@ -16,11 +16,10 @@ from router.app.plan import Plan
 from router.app.router import Router
 from router.brokers.base import Outgoing, Receipt
 from router.brokers.memory import MemoryBroker
-from router.config import parse_duration
 from router.config.settings import Settings
 from router.jobs.job import decode, encode
 from router.locks.memory import MemoryLocks
-from router.testing.clock import Clock, as_datetime
+from router.testing.clock import Clock, as_datetime, seconds_of
 from router.testing.driving import Steps, adrive, drive
 from router.testing.looking import Wanted, failed_job, queued_job, shown
 from router.testing.recording import Recorder
@@ -129,7 +128,7 @@ class TestRouter(Router):
 
     def advance(self, duration: float | str | timedelta) -> None:
         """Let time pass (seconds, ``"10m"``, a timedelta) without running anything. Raises ValueError."""
-        self._clock.move_to(self._clock() + parse_duration(duration))
+        self._clock.move_to(self._clock() + seconds_of("duration", duration))
 
     def run_jobs(
         self,

@@ -395,8 +395,15 @@ def test_until_that_has_passed_or_has_no_time_zone_is_refused(app: TestRouter) -
         app.run_jobs(app.now - timedelta(seconds=1))
     with pytest.raises(ValueError, match="time zone"):
         app.run_jobs(datetime(2100, 1, 1))
-    with pytest.raises(ValueError, match="write a number of seconds"):
+
+
+def test_what_is_no_duration_is_named(app: TestRouter) -> None:
+    with pytest.raises(ValueError, match=r"^until='soon' is not a duration: write a number of seconds"):
         app.run_jobs("soon")
+    with pytest.raises(ValueError, match=r"^duration=-1 must not be negative"):
+        app.advance(-1)
+    with pytest.raises(ValueError, match=r"^delay='1 minute' is not a duration .* write `1m`"):
+        app.assert_queued("till:one", delay="1 minute")
 
 
 def test_handlers_get_what_comes_off_the_wire(app: TestRouter, till: Any) -> None:
