@@ -24,6 +24,7 @@ _CALLERS = (
     os.path.join(_PACKAGE, "worker", ""),
     os.path.join(_PACKAGE, "testing", ""),
     os.path.join(os.path.dirname(os.__file__), "asyncio", ""),
+    os.path.join(os.path.dirname(os.__file__), "concurrent", "futures", ""),
 )
 """Where the code is that calls handlers."""
 

@@ -43,6 +43,7 @@ from router.worker.runnables import (
     Routes,
     Runnable,
     arguments_of,
+    callback_raised,
     context_of,
     encodable,
     error_of,
@@ -146,8 +147,8 @@ class Child:
         try:
             if name in runnable.callbacks:
                 self._call(runnable.callbacks[name], *arguments_of(name, job, error, event))
-        except BaseException:
-            log.exception("%s of %s raised (job %s)", name, runnable.route.id, job.job)
+        except BaseException as problem:  # noqa: BLE001 - it is logged
+            callback_raised(name, job, problem, error)
         self._pipe.send(Called(run))
 
     def _call(self, handler: Handler, *arguments: Any, context: Context | None = None) -> None:

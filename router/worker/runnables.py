@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 import traceback
@@ -20,6 +21,8 @@ from router.routing.handlers import Handler, import_callback, import_exception, 
 from router.routing.references import References
 from router.routing.table import RoutingTable
 from router.worker.messages import Lost, Raised
+
+log = logging.getLogger("router.worker.child")
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -95,6 +98,13 @@ def outcome_of(error: BaseException, runnable: Runnable) -> lifecycle.Raised:
 def arguments_of(name: Callback, job: Job, error: BaseException, event: Any) -> tuple[Any, Any]:
     """What that callback is called with."""
     return (job.attempt, error) if name == "onRetry" else (error, event)
+
+
+def callback_raised(name: Callback, job: Job, problem: BaseException, error: BaseException) -> None:
+    """Log what a callback, told of ``error``, has raised: of each where it was raised, not how the worker got there."""
+    for one in (problem, error):
+        one.with_traceback(own_frames(one.__traceback__))
+    log.error("%s of %s raised (job %s)", name, job.route, job.job, exc_info=problem)
 
 
 _ERRORS: dict[Lost, type[JobError]] = {

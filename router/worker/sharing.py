@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,13 +24,21 @@ from router.routing.events import Unread
 from router.routing.handlers import Handler
 from router.worker.messages import Called, Cancel, NotRunnable, Returned, Run, Started, Tell, ToChild, Verdict
 from router.worker.pipes import ChildPipe
-from router.worker.runnables import Routes, Runnable, arguments_of, context_of, encodable, prepare, raised, rss
+from router.worker.runnables import (
+    Routes,
+    Runnable,
+    arguments_of,
+    callback_raised,
+    context_of,
+    encodable,
+    prepare,
+    raised,
+    rss,
+)
 from router.worker.stepping import Mark, stepping_for, task_factory
 from router.worker.telling import Follower
 
 T = TypeVar("T")
-
-log = logging.getLogger("router.worker.child")
 
 
 class Sharing:
@@ -156,8 +163,8 @@ class Sharing:
         try:
             if name in runnable.callbacks:
                 await self._call(runnable.callbacks[name], *arguments_of(name, job, error, event))
-        except BaseException:
-            log.exception("%s of %s raised (job %s)", name, runnable.route.id, job.job)
+        except BaseException as problem:  # noqa: BLE001 - it is logged
+            callback_raised(name, job, problem, error)
         self._pipe.send(Called(number))
 
     async def _call(self, handler: Handler, *arguments: Any, context: Context | None = None) -> None:

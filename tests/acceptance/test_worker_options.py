@@ -128,6 +128,17 @@ def test_retry_and_fail_do_as_they_say(app: App) -> None:
     assert (job["reason"], len(job["history"])) == ("fail", 2)
 
 
+@pytest.mark.parametrize("many", ["", "queues: {default: {asyncConcurrency: 2}}"])
+def test_what_a_callback_raises_is_logged_without_the_frames_of_the_worker(
+    make_app: Callable[..., App], tmp_path: Path, many: str
+) -> None:
+    (tmp_path / "work.py").write_text(WORK.replace("def asks", "async def asks"))
+    app = make_app(FILE + many)
+    app.router("dispatch", "asks")
+    _, _, logged = work_off(app).partition("onFailure of work:asks raised")
+    assert {line.split('"')[1] for line in logged.splitlines() if line.startswith("  File ")} == {f"{tmp_path}/work.py"}
+
+
 def test_sys_exit_in_a_handler_is_its_failure_not_the_childs_end(app: App) -> None:
     app.router("dispatch", "exits")
     log = work_off(app)
