@@ -76,7 +76,7 @@ def print_table(table: Table) -> None:
     """A table on stdout, as wide as the terminal; where there is none, as wide as it needs to be."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 1000
     console.print(table)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from router.config.diagnostics import clean
 from router.config.durations import format_duration
 from router.config.settings import AsyncOptions
 from router.jobs.job import Job
@@ -140,7 +141,8 @@ class Sentence:
     def __str__(self) -> str:
         event = self._event
         head = event.name.replace("_", " ")
-        return f"{head:<10} {_subject(event)}{_predicate(event)}"
+        # Of one line, and with nothing in it that a terminal would obey: an exception's words may come from anywhere.
+        return clean(f"{head:<10} {_subject(event)}{_predicate(event)}")
 
 
 def _subject(event: LifecycleEvent) -> str:

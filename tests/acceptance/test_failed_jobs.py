@@ -85,6 +85,14 @@ def test_a_filter_means_the_same_in_each_command(shop: Shop) -> None:
     assert shop.failed() == [one.id, three.id]
 
 
+def test_an_error_is_shown_as_it_is_but_for_what_a_terminal_would_obey(shop: Shop) -> None:
+    shop.restore(job := failed_job(1, error="ValueError: :id: [red]\x1b[31m\r\u202e\x9b\nsecond\tline"))
+    listed = shop.router("failed", "list").stdout
+    assert "ValueError: :id: [red]␛[31m␍��" in listed
+    shown = shop.router("failed", "show", job.id).stdout
+    assert "ValueError: :id: [red]␛[31m␍��\n  second\tline" in shown
+
+
 def test_a_list_ends_with_the_newest_and_says_how_many_there_are(shop: Shop) -> None:
     assert "no failed jobs" in shop.router("failed", "list").stdout
     jobs = [failed_job(number, age=1000 - number) for number in range(60)]

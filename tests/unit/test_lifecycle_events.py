@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from router import LifecycleEvent, RegistrationError, trace_context
 from router.app.tracing import current_trace
-from router.jobs.following import NAMES
+from router.jobs.following import NAMES, Sentence
 from router.testing import TestRouter
 from tests.app import ROOT
 
@@ -48,6 +48,13 @@ def app(tmp_path: Path) -> Iterator[TestRouter]:
     path.write_text(FILE)
     with TestRouter(path) as router:
         yield router
+
+
+def test_the_log_has_nothing_that_a_terminal_would_obey() -> None:
+    event = LifecycleEvent(
+        name="failed", at=0.0, point="p", route="r", job="j", error="ValueError: \x1b[2J\rsucceeded\nTraceback"
+    )
+    assert str(Sentence(event)) == "failed     r (p) job j: ValueError: ␛[2J␍succeeded; see: router failed show j"
 
 
 def follow(app: TestRouter) -> list[LifecycleEvent]:

@@ -28,6 +28,7 @@ from router.cli.failed.selecting import (
 )
 from router.cli.failed.sweeping import browse
 from router.config import counted
+from router.config.diagnostics import clean
 from router.jobs.job import MAX_HISTORY, AttemptRecord
 from router.routing.table import RoutingTable
 
@@ -100,21 +101,22 @@ def show(
         if job.causation is not None:
             facts["caused by"] = f"job {job.causation}"
     for name, value in facts.items():
-        typer.echo(f"{name:<12} {value}")
+        typer.echo(f"{name:<12} {clean(value)}")
     if job is None:
         return
-    typer.echo(f"\npayload\n{_indented(msgspec.json.format(bytes(job.event), indent=2).decode())}")
+    typer.echo(f"\npayload\n{_shown(msgspec.json.format(bytes(job.event), indent=2).decode())}")
     if len(job.history) >= MAX_HISTORY:
         typer.echo(f"\nof its attempts the last {MAX_HISTORY} are kept")
     for record in job.history:
-        typer.echo(f"\n{_attempt(record)}\n{_indented(record.error.rstrip())}")
+        typer.echo(f"\n{_attempt(record)}\n{_shown(record.error.rstrip())}")
     if not job.history or failed.reason not in ("attempts", "fail"):
-        typer.echo(f"\nerror\n{_indented(failed.error.rstrip())}")
+        typer.echo(f"\nerror\n{_shown(failed.error.rstrip())}")
 
 
 def _row(job: FailedJob) -> tuple[str, ...]:
     error = job.error.split("\n", 1)[0]
-    return (job.id, _moment(job.failed_at), job.queue, job.point or "-", job.route or "-", job.reason, error)
+    cells = (job.id, _moment(job.failed_at), job.queue, job.point or "-", job.route or "-", job.reason, error)
+    return tuple(map(clean, cells))
 
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
@@ -146,6 +148,11 @@ def _attempt(record: AttemptRecord) -> str:
 
 def _moment(at: float, *, zone: bool = False) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %Z" if zone else "%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _shown(text: str) -> str:
+    """``text`` of many lines, with nothing in it that a terminal would obey."""
+    return _indented("\n".join("\t".join(map(clean, line.split("\t"))) for line in text.split("\n")))
 
 
 def _indented(text: str) -> str:
