@@ -19,6 +19,8 @@ class Journal:
 
     def __init__(self, worker: str | None = None) -> None:
         self.listened: frozenset[str] = frozenset()
+        self.failed_unrun = 0
+        """How many jobs failed without having been run here."""
         self._worker = worker
         self._untold: list[LifecycleEvent] = []
 
@@ -60,6 +62,7 @@ class Journal:
 
     def given_up(self, job: Job | Stub | None, queue: str, reason: str, error: str) -> None:
         """It failed without having been run here. ``job``: what could be read of it."""
+        self.failed_unrun += 1
         self._note_unrun("failed", job, queue, reason=reason, error=error)
 
     def _note(self, name: Name, run: Run, **more: Any) -> None:

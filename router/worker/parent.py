@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -484,7 +485,7 @@ class Worker:
         self._watchdog.close()
         if self._check is not None:
             self._check.cancel()
-        ended = self._desk.ended
+        ended = self._desk.ended + Counter(failed=self._desk.journal.failed_unrun)
         text = "worker %s stopped: %d succeeded, %d to be retried, %d failed"
         numbers = (ended["succeeded"], ended["retried"], ended["failed"])
         log.info(text, self._name, *numbers, extra={"event": "worker.stopped", **ended})

@@ -202,6 +202,7 @@ def test_what_nobody_can_run_waits_and_what_nobody_can_read_fails_at_once(app: A
     assert log.count("waiting") >= 2
     (undecodable,) = (job for job in failed.values() if job["reason"] == "undecodable")
     assert "no job" in undecodable["bytes"]
+    assert "stopped: 1 succeeded, 0 to be retried, 3 failed" in log
 
 
 def test_a_job_that_was_handed_out_forty_times_is_poison_and_the_others_go_on(app: App) -> None:
