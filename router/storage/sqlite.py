@@ -128,7 +128,8 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Cursor]:
         """A consistent look at the file; never waits for those who write."""
         with gate, self._explained():
-            cursor = self._connection().cursor
+            connection = self._connection()  # held on to: let go of by another thread's `close`, it would close
+            cursor = connection.cursor
             cursor.execute("BEGIN")
             try:
                 yield cursor

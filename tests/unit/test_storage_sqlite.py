@@ -151,6 +151,25 @@ def test_close_reaches_every_thread_and_opens_anew(tmp_path: Path) -> None:
     assert keys(database) == ["a", "b", "c"]
 
 
+def test_close_waits_for_what_another_thread_reads(tmp_path: Path) -> None:
+    database = Database(tmp_path / "x.db")
+    write(database, "a")
+    reads, closed = threading.Event(), threading.Event()
+
+    def other() -> list[str]:
+        with database.reading() as cursor:
+            reads.set()
+            closed.wait(10)
+            return [row[0] for row in cursor.execute("SELECT key FROM locks")]
+
+    with ThreadPoolExecutor(1) as threads:
+        read = threads.submit(other)
+        reads.wait(10)
+        database.close()
+        closed.set()
+        assert read.result(10) == ["a"]
+
+
 def _target(fd: str) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
