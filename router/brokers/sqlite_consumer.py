@@ -90,7 +90,7 @@ class SqliteConsumer:
         if self._in_trouble or self._pending:
             return TROUBLE
         now = self._now()
-        wait = max(0.0, self._renew_at - now) if self._held or self._state else RENEW_EVERY
+        wait = self._until_renewal(now) if self._held or self._state else RENEW_EVERY
         if self._wants_work:
             due = min(self._nothing_until.values(), default=math.inf)
             wait = min(wait, IDLE, max(0.0, due - now))
@@ -139,7 +139,7 @@ class SqliteConsumer:
 
     def _try_turn(self, wanted: Mapping[str, int], limit: int, renew: bool, write: bool) -> list[Delivery]:
         queues = self._queues_with_work(wanted)
-        renewing = renew and self._now() >= self._renew_at and bool(self._held or self._state)
+        renewing = renew and not self._until_renewal(self._now()) and bool(self._held or self._state)
         if not (queues or self._pending or renewing or write):
             return []
         ready = self._free_locks()
@@ -169,6 +169,11 @@ class SqliteConsumer:
         if renewing:
             self._renew_at = now + RENEW_EVERY
         return deliveries
+
+    def _until_renewal(self, now: float) -> float:
+        """Seconds; none also where the clock was set back: what is claimed from then on has a lease by the new time."""
+        left = self._renew_at - now
+        return left if 0 < left < LEASE / 2 else 0.0
 
     def _lose(self, delivery: Delivery) -> None:
         del self._held[delivery.tag]

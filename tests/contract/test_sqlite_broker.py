@@ -256,6 +256,26 @@ def test_patience_knows_what_is_due_next(path: Path) -> None:
     assert 1 < consumer.patience() <= 2
 
 
+def test_leases_are_renewed_although_the_clock_was_set_back(path: Path) -> None:
+    clock = Clock()
+    broker = SqliteBroker(Database(path), "test", None, clock)
+    consumer, other = broker.consumer("w"), broker.consumer("other")
+    broker.publish([job()])
+    consumer.report(worker_state("w"))
+    assert len(consumer.poll(ROOM, 1)) == 1
+    clock.time -= 3600
+    broker.publish([job()])
+    assert len(consumer.poll(ROOM, 1)) == 1
+    for _ in range(10):
+        assert 0 <= consumer.patience() <= 2
+        clock.time += 1
+        assert consumer.poll({}) == other.poll(ROOM) == []
+    assert [state.seen_at for state in broker.workers()] == [pytest.approx(clock.time, abs=3)]
+    del consumer  # killed
+    clock.time += 6
+    assert len(other.poll(ROOM)) == 1, "the other one is due by the earlier time"
+
+
 def test_many_failed_jobs_are_swept_in_pages(broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.brokers.sqlite.PAGE_ROWS", 7)
     with broker.database.transaction() as cursor:
