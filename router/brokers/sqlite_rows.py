@@ -1,6 +1,7 @@
 """The statements of the SQLite broker, one function each, inside a transaction that the caller has begun.
 
-``now`` and all other times are in seconds since the epoch. A tag is (row id, claim number): one hand-out of one job.
+``now`` and all other times are in seconds since the epoch. A tag is (row id, claim number, owner): one hand-out of one
+job. The owner is in it since a file that was put back from a copy gives out the other two again, for other jobs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 
 from router.brokers.base import Delivery, FailedJob, Outgoing, QueueCounts, WorkerState
 
-Tag = tuple[int, int]
+Tag = tuple[int, int, str]
 
 _FAILED_COLUMNS = "job, queue, point, route, reason, error, failed_at, body"
 _INTO_FAILED = f"INTO failed (namespace, {_FAILED_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -74,26 +75,30 @@ def claim(
         {"namespace": namespace, "queue": queue, "limit": limit, "owner": owner, "now": now, "until": until},
     ).fetchall()
     rows.sort(key=lambda row: (row[0], row[1]))  # the order of RETURNING is undefined
-    return [Delivery(queue, body, count, (row_id, count)) for _, row_id, count, body in rows]
+    return [Delivery(queue, body, count, (row_id, count, owner)) for _, row_id, count, body in rows]
 
 
 def is_ours(cursor: sqlite3.Cursor, tag: Tag) -> bool:
-    return cursor.execute("SELECT 1 FROM jobs WHERE id = ? AND claim = ?", tag).fetchone() is not None
+    return (
+        cursor.execute("SELECT 1 FROM jobs WHERE id = ? AND claim = ? AND lease_owner = ?", tag).fetchone() is not None
+    )
 
 
 def renew(cursor: sqlite3.Cursor, tag: Tag, until: float) -> bool:
     """Lengthen a lease; False if the hand-out is no longer the job's latest. So the next two."""
-    cursor.execute("UPDATE jobs SET lease_until = ? WHERE id = ? AND claim = ?", (until, *tag))
+    cursor.execute("UPDATE jobs SET lease_until = ? WHERE id = ? AND claim = ? AND lease_owner = ?", (until, *tag))
     return cursor.rowcount > 0
 
 
 def give_back(cursor: sqlite3.Cursor, tag: Tag) -> bool:
-    cursor.execute("UPDATE jobs SET lease_until = 0, lease_owner = NULL WHERE id = ? AND claim = ?", tag)
+    cursor.execute(
+        "UPDATE jobs SET lease_until = 0, lease_owner = NULL WHERE id = ? AND claim = ? AND lease_owner = ?", tag
+    )
     return cursor.rowcount > 0
 
 
 def remove(cursor: sqlite3.Cursor, tag: Tag) -> bool:
-    cursor.execute("DELETE FROM jobs WHERE id = ? AND claim = ?", tag)
+    cursor.execute("DELETE FROM jobs WHERE id = ? AND claim = ? AND lease_owner = ?", tag)
     return cursor.rowcount > 0
 
 

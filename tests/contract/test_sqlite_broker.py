@@ -140,6 +140,30 @@ def test_a_file_deleted_while_publishing(broker: SqliteBroker, path: Path, monke
     assert ids(take(connect(f"sqlite:///{path}", "test").consumer("w"), ROOM, 1)) == [out.id]
 
 
+def test_a_file_put_back_from_a_copy_keeps_jobs_whose_numbers_a_worker_holds_from_before(
+    broker: SqliteBroker, path: Path
+) -> None:
+    broker.publish([])
+    before, after = broker.consumer("before"), broker.consumer("after")
+    copy = path.with_suffix(".copy")
+    source, target = sqlite3.connect(path), sqlite3.connect(copy)
+    source.backup(target)
+    source.close()
+    target.close()
+    broker.publish([job()])
+    (lost,) = take(before, ROOM, 1)
+    delete(path)
+    copy.rename(path)
+    broker.publish([job()])
+    (delivery,) = take(after, ROOM, 1)
+    assert delivery.tag[:2] == lost.tag[:2], "otherwise this tests nothing"
+    before.settle([Done(lost)])
+    assert before.take_lost() == [lost]
+    assert broker.counts(["a"]).queues["a"].running == 1
+    after.settle([Done(delivery)])
+    assert after.take_lost() == []
+
+
 def delete(path: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
