@@ -57,6 +57,8 @@ class SqliteConsumer:
         self._nothing_until: dict[str, float] = {}
         self._wants_work = False
         self._in_trouble = False
+        self._shut_out_since: float | None = None
+        self._heir_from = 0.0
         self._locks_error: LocksUnavailable | None = None
         """Why the last turn left settlements undone."""
 
@@ -122,6 +124,7 @@ class SqliteConsumer:
     ) -> list[Delivery]:
         deliveries: list[Delivery] = []
         asks = bool(wanted or self._pending or write)
+        began = self._now()
         try:
             deliveries = self._try_turn(wanted, limit, renew, write)
             if self._locks_error is not None:
@@ -131,6 +134,8 @@ class SqliteConsumer:
             if not self._in_trouble:
                 log.error("worker %s waits for its broker, %d settlements kept: %s", self._name, self.unsettled, error)
             self._in_trouble = True
+            if isinstance(error, BrokerError) and self._shut_out_since is None:
+                self._shut_out_since = began
             return deliveries
         if self._in_trouble and asks:
             log.info("worker %s has its broker back", self._name)
@@ -145,6 +150,10 @@ class SqliteConsumer:
         ready = self._free_locks()
         with self._database.transaction() as cursor:
             now = self._now()  # only now: the transaction may have waited for others
+            if self._shut_out_since is not None and now - self._shut_out_since >= RENEW_EVERY / 2:
+                # So were others, perhaps: they may renew their leases first, whose jobs are still running.
+                self._heir_from = now + RENEW_EVERY
+            expired = 0.0 if 0 < self._heir_from - now < LEASE / 2 else now
             settled = self._settle(cursor, ready)
             lost = self._renew(cursor, settled, now) if renewing else []
             if self._state is not None and (renewing or write or self._state_changed):
@@ -154,7 +163,8 @@ class SqliteConsumer:
                 most = min(wanted[queue], limit - len(deliveries))
                 if most > 0:
                     until = now + LEASE
-                    deliveries += rows.claim(cursor, self._namespace, queue, most, self._owner, now, until)
+                    deliveries += rows.claim(cursor, self._namespace, queue, most, self._owner, now, until, expired)
+        self._shut_out_since = None
         del self._pending[:ready]
         for settlement, ours in settled:
             if ours:

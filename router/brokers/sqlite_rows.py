@@ -59,20 +59,36 @@ def next_due(cursor: sqlite3.Cursor, namespace: str, queue: str, now: float) -> 
 
 
 def claim(
-    cursor: sqlite3.Cursor, namespace: str, queue: str, limit: int, owner: str, now: float, until: float
+    cursor: sqlite3.Cursor,
+    namespace: str,
+    queue: str,
+    limit: int,
+    owner: str,
+    now: float,
+    until: float,
+    expired: float,
 ) -> list[Delivery]:
-    """Hand out up to ``limit`` due jobs of ``queue`` to ``owner``, the longest due first."""
+    """Hand out up to ``limit`` due jobs of ``queue`` to ``owner``, the longest due first; of those that were handed out
+    before, only where the lease ran out at ``expired`` or earlier."""
     rows = cursor.execute(
         """
         UPDATE jobs SET lease_until = :until, lease_owner = :owner, claim = claim + 1
         WHERE id IN (
             SELECT id FROM jobs
-            WHERE namespace = :namespace AND queue = :queue AND available_at <= :now AND lease_until <= :now
+            WHERE namespace = :namespace AND queue = :queue AND available_at <= :now AND lease_until <= :expired
             ORDER BY available_at, id LIMIT :limit
         )
         RETURNING available_at, id, claim, body
         """,
-        {"namespace": namespace, "queue": queue, "limit": limit, "owner": owner, "now": now, "until": until},
+        {
+            "namespace": namespace,
+            "queue": queue,
+            "limit": limit,
+            "owner": owner,
+            "now": now,
+            "until": until,
+            "expired": expired,
+        },
     ).fetchall()
     rows.sort(key=lambda row: (row[0], row[1]))  # the order of RETURNING is undefined
     return [Delivery(queue, body, count, (row_id, count, owner)) for _, row_id, count, body in rows]

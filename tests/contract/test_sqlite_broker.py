@@ -87,6 +87,27 @@ def test_a_busy_file_delays_settlements_and_loses_none(
     assert [broker.locks.holder(f"key-{n}") is not None for n in range(4)] == [False, True, False, True]
 
 
+def test_a_file_that_was_busy_for_longer_than_a_lease_takes_no_job_from_its_worker(path: Path) -> None:
+    clock = Clock()
+    broker = SqliteBroker(Database(path), "test", None, clock)
+    consumer, other = broker.consumer("w"), broker.consumer("other")
+    broker.publish([job(), job()])
+    (running,) = consumer.poll(ROOM, 1)
+    (returned,) = other.poll(ROOM, 1)
+    with busy(path):
+        for _ in range(3):
+            assert consumer.poll({}) == other.poll({}) == []
+            clock.time += 3
+    other.settle([Return(returned)])
+    assert ids(other.poll(ROOM)) == ids([returned]), "what waits is handed out"
+    assert consumer.poll({}) == []
+    clock.time += 3
+    assert other.poll(ROOM) == []
+    assert consumer.take_lost() == []
+    clock.time += 4
+    assert ids(other.poll(ROOM)) == ids([running]), "a dead worker still has heirs"
+
+
 def test_publishing_to_a_busy_file_waits_as_long_as_it_may(broker: SqliteBroker, path: Path) -> None:
     broker.publish([])
     broker.consumer("w")
