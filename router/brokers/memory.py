@@ -34,6 +34,7 @@ from router.brokers.base import (
 )
 from router.brokers.locking import LockSteps, needs_locks, publish_locked
 from router.errors import LocksUnavailable
+from router.forks import in_forked_children
 from router.locks.base import Locks
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class _Store:
     """All the state; its methods are called with ``mutex`` held."""
 
     def __init__(self) -> None:
-        self.mutex = threading.RLock()
+        self._renew()
+        in_forked_children(self, _Store._renew)
         self.jobs: dict[str, _Row] = {}
         self.waiting: dict[str, list[_Row]] = {}
         """Queue name → heap of what is handed out to nobody."""
@@ -79,6 +81,9 @@ class _Store:
         self.failed: dict[str, FailedJob] = {}
         self.workers: dict[str, WorkerState] = {}
         self._serials = itertools.count(1)
+
+    def _renew(self) -> None:
+        self.mutex = threading.RLock()
 
     def add(self, batch: Iterable[Outgoing], now: float) -> None:
         for out in batch:

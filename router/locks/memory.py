@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from router.forks import in_forked_children
 from router.locks.base import Claim, Held, Lease, Superseded, Taken, Verdict
 
 
@@ -14,8 +15,12 @@ class MemoryLocks:
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._mutex = threading.Lock()
         self._held: dict[str, tuple[Claim, float]] = {}
+        self._renew()
+        in_forked_children(self, MemoryLocks._renew)
+
+    def _renew(self) -> None:
+        self._mutex = threading.Lock()
 
     def hold(self, claim: Claim, lease: float) -> Verdict:
         with self._mutex:

@@ -18,6 +18,9 @@ from broker_harness import Harness, eventually, job, take
 
 from router.brokers import connect
 from router.brokers.base import Broker, Done
+from router.brokers.memory import MemoryBroker
+from router.locks.base import Claim
+from router.locks.memory import MemoryLocks
 
 PROGRAM = Path(__file__).with_name("broker_process.py")
 
@@ -91,6 +94,33 @@ def test_a_forked_child_publishes_and_the_parent_goes_on(place: Place) -> None:
     assert in_child(child) == 0
     assert broker.publish([outs[3]]).confirmed
     assert all_ids(broker) == [out.id for out in outs]
+
+
+def test_a_fork_while_threads_are_inside_the_memory_broker_and_its_locks() -> None:
+    inside, go_on = threading.Semaphore(0), threading.Event()
+
+    def now() -> float:
+        if threading.current_thread() is not threading.main_thread():
+            inside.release()
+            go_on.wait(30)
+        return time.time()
+
+    locks = MemoryLocks(now)
+    broker = MemoryBroker("test", locks, now)
+    threads = [
+        threading.Thread(target=broker.publish, args=([job()],)),
+        threading.Thread(target=locks.hold, args=(Claim("key", "job", 1, 1), 60)),
+    ]
+    for thread in threads:
+        thread.start()
+        inside.acquire(timeout=10)
+    try:
+        status = in_child(lambda: broker.publish([job(key="k")]) and None)
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join(10)
+    assert status == 0
 
 
 def test_a_fork_in_the_middle_of_other_threads_publishing(place: Place) -> None:
