@@ -150,6 +150,12 @@ def test_bytes_that_are_no_job_are_shown_and_stay_when_all_is_retried(shop: Shop
     assert set(shop.failed()) == {"bytes-1", unknown.id}
 
 
+def test_a_job_that_failed_in_no_year_is_shown(shop: Shop) -> None:
+    shop.restore(FailedJob("bytes-1", "emails", "", "", "undecodable", "not a job", 1e300, b"nonsense"))
+    assert "1e+300" in shop.router("failed", "list").stdout
+    assert "1e+300" in shop.router("failed", "show", "bytes-1").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

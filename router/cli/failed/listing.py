@@ -147,7 +147,11 @@ def _attempt(record: AttemptRecord) -> str:
 
 
 def _moment(at: float, *, zone: bool = False) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S %Z" if zone else "%Y-%m-%d %H:%M:%S", time.localtime(at))
+    try:
+        local = time.localtime(at)
+    except (OverflowError, ValueError, OSError):  # it came from outside: an import, a message that isn't ours
+        return f"{at:g} s after 1970"
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z" if zone else "%Y-%m-%d %H:%M:%S", local)
 
 
 def _shown(text: str) -> str:
