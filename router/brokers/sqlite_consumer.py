@@ -107,13 +107,18 @@ class SqliteConsumer:
 
     def close(self) -> None:
         """As the contract says, in one try of 0.5 s; what it can't give back is free after its lease, 6 s later."""
-        self._pending.extend(Return(delivery) for delivery in self._held.values())
+        settling = {settlement.delivery.tag for settlement in self._pending}
+        # First what needs no lock store, which may be away.
+        self._pending[:0] = [Return(delivery) for tag, delivery in self._held.items() if tag not in settling]
         self._state = None
         try:
             ready = self._free_locks()
             with self._database.transaction() as cursor:
                 self._settle(cursor, ready)
                 rows.remove_worker(cursor, self._namespace, self._name)
+            if self._locks_error is not None:
+                text = "worker %s could not settle %d jobs; they start again after %g s: %s"
+                log.warning(text, self._name, len(self._pending) - ready, LEASE, self._locks_error)
         except (BrokerError, LocksUnavailable) as error:
             log.warning("worker %s could not give its jobs back; they are free in %g s: %s", self._name, LEASE, error)
         self._pending.clear()

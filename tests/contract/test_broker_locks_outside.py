@@ -209,6 +209,22 @@ def test_settlements_wait_in_order_for_the_lock_store(
     assert consumer.take_lost() == []
 
 
+def test_closing_without_the_lock_store_gives_back_what_was_not_settled_at_once(
+    tmp_path: Path, store: BrokenLocks, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = SqliteBroker(Database(tmp_path / "router.db"), "test", store, clock)
+    outs = [job(key="k"), job()]
+    broker.publish(outs)
+    consumer = broker.consumer("w")
+    done, _ = take(consumer, ROOM, 2)
+    store.fail = LocksUnavailable("gone")
+    consumer.settle([Done(done, free=outs[0].claim)])
+    caplog.clear()
+    consumer.close()
+    assert "could not settle 1 jobs" in caplog.text
+    assert ids(broker.consumer("next").poll(ROOM)) == [outs[1].id]
+
+
 def test_a_job_lost_while_it_waits_for_the_lock_store_is_left_alone(
     broker: Broker, store: BrokenLocks, clock: Clock
 ) -> None:
