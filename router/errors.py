@@ -31,6 +31,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, SupportsFloat
 
+from router.durations import DurationError, parse_duration
+
 
 class RouterError(Exception):
     """Base of everything that the router raises on its own account."""
@@ -127,27 +129,36 @@ class ChildDied(JobError):
     """The process in which the handler ran ended before the handler did."""
 
 
+_Delay = SupportsFloat | str | timedelta
+
+
 class Retry(Exception):
-    """Raised by a handler: try this job again after ``delay`` (seconds or timedelta; None: the route's backoff).
+    """Raised by a handler: try this job again after ``delay``.
+
+    That is in seconds, a text such as ``"2h"``, or a timedelta; None: what the route's backoff says.
 
     It uses up an attempt; on the last one the job fails. ``raise Retry(...) from error`` keeps the cause.
     """
 
     delay: float | None = None
 
-    def __init__(self, reason: str = "asked for a retry", *, delay: SupportsFloat | timedelta | None = None) -> None:
+    def __init__(self, reason: str = "asked for a retry", *, delay: _Delay | None = None) -> None:
         super().__init__(reason)
         if delay is not None:
             self.delay = _seconds(delay)
 
 
-def _seconds(delay: SupportsFloat | timedelta) -> float:
+def _seconds(delay: _Delay) -> float:
     try:
+        if isinstance(delay, str):
+            return parse_duration(delay)
         seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    except DurationError as error:
+        raise ValueError(f"Retry: delay={delay!r} {error}") from None
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"Retry: a delay is a number of seconds, 0 or more, not {delay!r}")
+        raise ValueError(f"Retry: a delay is a number of seconds, 0 or more, or a text such as '2h', not {delay!r}")
     return seconds
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from router.config.composition import Composition
     from router.config.diagnostics import Diagnostic
-    from router.config.durations import format_duration, parse_duration
     from router.config.loading import Loaded, load
     from router.config.options import async_options
     from router.config.places import find
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     )
     from router.config.urls import mask_url
     from router.config.watched import Look, Watched
+    from router.durations import format_duration, parse_duration
 
 __all__ = [
     "find",
@@ -51,7 +51,7 @@ __all__ = [
 _WHERE = {
     "router.config.composition": "Composition",
     "router.config.diagnostics": "Diagnostic",
-    "router.config.durations": "format_duration parse_duration",
+    "router.durations": "format_duration parse_duration",
     "router.config.loading": "Loaded load",
     "router.config.places": "find",
     "router.config.options": "async_options",

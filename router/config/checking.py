@@ -14,7 +14,6 @@ from router.config import lint, wording
 from router.config.composition import Composition, mapping
 from router.config.diagnostics import Diagnostic
 from router.config.document import Document
-from router.config.durations import parse_duration
 from router.config.fitting import Validator
 from router.config.names import id_problem, import_path_problem, name_problem, point_problem
 from router.config.options import duration_problem, is_duration, resolve_defaults, resolve_options
@@ -35,6 +34,7 @@ from router.config.settings import (
     Settings,
 )
 from router.config.urls import absolute_path, absolute_url, broker_problem, locks_problem
+from router.durations import parse_duration
 from router.errors import ConfigError
 
 

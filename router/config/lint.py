@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from router.config.diagnostics import Diagnostic, Source, attached
-from router.config.durations import format_duration
 from router.config.problems import Path, Problem, did_you_mean
 from router.config.settings import AsyncOptions, Route, Settings
+from router.durations import format_duration
 
 CODES = {
     "backoff-unused": "A backoff beside a single attempt: nothing is ever retried.",

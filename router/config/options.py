@@ -10,13 +10,11 @@ from typing import Any, cast
 import msgspec
 
 from router.config import wording
-from router.config.durations import DurationError, parse_duration
 from router.config.names import import_path_problem, name_problem
 from router.config.problems import Problem
 from router.config.schema import options_validator
 from router.config.settings import (
     MAX_RETRIES,
-    MAX_WAIT,
     AsyncDefaults,
     AsyncOptions,
     Backoff,
@@ -24,6 +22,7 @@ from router.config.settings import (
     Strategy,
     Unique,
 )
+from router.durations import MAX_WAIT, DurationError, parse_duration
 
 _STRATEGIES = ("fixed", "linear", "exponential")
 _UNIQUE = Unique()

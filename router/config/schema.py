@@ -2,7 +2,7 @@
 
 The published schema serves editors, which see ``${…}`` where a number will stand. Here everything that exists for them
 is taken away: the alternative "a text with ``${``", and the patterns of texts, which ``router.config.names`` and
-``router.config.durations`` check with better messages. ``$ref`` is resolved beforehand because jsonschema takes most
+``router.durations`` check with better messages. ``$ref`` is resolved beforehand because jsonschema takes most
 of its time for it.
 
 The published one is draft 7, which editors know best. There nothing counts beside a ``$ref``, so what refers to a

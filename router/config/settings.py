@@ -20,8 +20,6 @@ DEFAULT_NAMESPACE = "router"
 DEFAULT_PRIORITY = 100
 DEFAULT_UNKNOWN_ROUTE_FOR = 600.0
 DEFAULT_PUBLISH_TIMEOUT = 10.0
-MAX_WAIT = 365 * 86_400.0
-"""Longest delay, backoff or timeout that a file may ask for, in seconds."""
 MAX_RETRIES = 1_000
 
 

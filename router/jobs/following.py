@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from router.config.diagnostics import clean
-from router.config.durations import format_duration
 from router.config.settings import AsyncOptions
+from router.durations import format_duration
 from router.jobs.job import Job
 from router.jobs.lifecycle import Again, Failed, Finish, Step
 

@@ -18,7 +18,8 @@ from typing import Literal
 
 import msgspec
 
-from router.config.settings import MAX_WAIT, AsyncOptions
+from router.config.settings import AsyncOptions
+from router.durations import MAX_WAIT
 from router.errors import ChildDied, JobTimeout
 from router.jobs.job import MAX_ERROR_BYTES, MAX_HISTORY, AttemptOutcome, AttemptRecord, Job
 from router.jobs.unique import until_start

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from router.config import AsyncDefaults, AsyncOptions, Backoff, Unique, async_options
-from router.config.settings import MAX_WAIT
+from router.durations import MAX_WAIT
 
 DEFAULTS = AsyncDefaults()
 

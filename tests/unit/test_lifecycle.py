@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.config.settings import MAX_WAIT, AsyncOptions, Backoff, Unique
+from router.config.settings import AsyncOptions, Backoff, Unique
+from router.durations import MAX_WAIT
 from router.jobs.job import MAX_ERROR_BYTES, MAX_HISTORY, Job
 from router.jobs.lifecycle import (
     PARK_SECONDS,

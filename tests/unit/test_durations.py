@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.config import format_duration, parse_duration
-from router.config.durations import DurationError
-from router.config.settings import MAX_WAIT
+from router.durations import MAX_WAIT, DurationError
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import math
 import re
 from datetime import timedelta
 
-from router.config.settings import MAX_WAIT
+MAX_WAIT = 365 * 86_400.0
+"""Longest delay, backoff or timeout that may be asked for, in seconds."""
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 FORMS = "write a number of seconds, or a number with a unit: `500ms`, `10s`, `5m`, `2h`, `1d`"
