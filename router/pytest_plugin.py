@@ -25,14 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def router(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestRouter]:
     """A router.testing.TestRouter of the project's extensions.yaml; during the test `router.dispatch` uses it, too."""
-    from router.errors import ConfigError, ConfigNotFound
+    from router.errors import RouterError
     from router.testing import TestRouter
 
     monkeypatch.syspath_prepend(pytestconfig.rootpath)  # where the application is started, and its modules are found
     wrong = None
     try:
         made = TestRouter(_file(pytestconfig), env=pytestconfig.getini("router_env") or None)
-    except (ConfigError, ConfigNotFound) as error:
+    except RouterError as error:
         wrong = str(error)
     if wrong is not None:
         pytest.fail(wrong, pytrace=False)  # out of the `except`, in which pytest would show it twice

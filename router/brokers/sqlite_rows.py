@@ -6,6 +6,7 @@ job. The owner is in it since a file that was put back from a copy gives out the
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from router.brokers.base import Delivery, FailedJob, Outgoing, QueueCounts, WorkerState
+
+log = logging.getLogger(__name__)
 
 Tag = tuple[int, int, str]
 
@@ -226,9 +229,15 @@ def forget_workers(cursor: sqlite3.Cursor, namespace: str, seen_before: float) -
 
 def live_workers(cursor: sqlite3.Cursor, namespace: str, seen_since: float) -> list[WorkerState]:
     cursor.execute(
-        "SELECT state, seen_at FROM workers WHERE namespace = ? AND seen_at >= ? ORDER BY name",
+        "SELECT name, state, seen_at FROM workers WHERE namespace = ? AND seen_at >= ? ORDER BY name",
         (namespace, seen_since),
     )
-    return [
-        msgspec.structs.replace(msgspec.json.decode(raw, type=WorkerState), seen_at=seen_at) for raw, seen_at in cursor
-    ]
+    found = []
+    for name, raw, seen_at in cursor:
+        try:
+            state = msgspec.json.decode(raw, type=WorkerState)
+        except msgspec.DecodeError as error:
+            log.warning("worker %s is of another version; what it says of itself can't be read: %s", name, error)
+        else:
+            found.append(msgspec.structs.replace(state, seen_at=seen_at))
+    return found

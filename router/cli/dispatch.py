@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from codecs import BOM_UTF8
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -130,7 +131,7 @@ def _read_payload(text: str | None) -> Any:
         except OSError as error:
             raise UsageError(f"--payload: {where} can't be read: {error}") from error
     try:
-        return msgspec.json.decode(data)
+        return msgspec.json.decode(data.removeprefix(BOM_UTF8) if isinstance(data, bytes) else data)
     except _NO_JSON as error:
         raise UsageError(f"{where} is no JSON: {error}") from error
 
@@ -211,6 +212,8 @@ class _Events:
         finally:
             self._ctrl_c.may_take_effect()
         self.number += 1
+        if self.number == 1:
+            line = line.removeprefix(BOM_UTF8)
         try:
             event = self._decoder.decode(line)
         except _NO_JSON as error:

@@ -103,6 +103,9 @@ def test_a_list_ends_with_the_newest_and_says_how_many_there_are(shop: Shop) -> 
     said = shop.router("failed", "list", "--error", "no stock for 1", "--limit", "2").stdout
     assert "60 failed jobs, of which 11 fit; shown are the 2 that failed last, --limit 11 shows all" in said
     assert "60 failed jobs, of which 0 fit" in shop.router("failed", "list", "--queue", "nix").stdout
+    said = shop.router("failed", "list", "--point", "raise", "--handler", "nix:f").stdout
+    assert "the file has no point `raise`; did you mean `raised`?" in said
+    assert "the file has no handler `nix:f`" in said
     assert len(shop.failed()) == 60
 
 

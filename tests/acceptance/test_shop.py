@@ -289,6 +289,13 @@ def test_a_payload_that_no_json_can_be_is_wrong_usage(own: App, tmp_path: Path, 
     assert "Traceback" not in done.stderr
 
 
+def test_a_byte_order_mark_before_a_payload_is_no_mistake(own: App, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_bytes(b'\xef\xbb\xbf{"n": 1}')
+    (tmp_path / "many.jsonl").write_bytes(b'\xef\xbb\xbf{"point": "noted"}\n{"point": "noted"}\n')
+    assert "dispatched noted" in own.router("dispatch", "noted", "-p", "@one.json").stdout
+    assert "dispatched 2 events" in own.router("dispatch", "--from", "many.jsonl").stdout
+
+
 def test_a_failed_job_of_a_route_that_the_bootstrap_registers_can_be_retried(tmp_path: Path) -> None:
     (tmp_path / "extensions.yaml").write_text(
         'version: 1\nbroker: {url: "sqlite:///router.db"}\npythonpath: [.]\nbootstrap: wiring:setup\n'

@@ -383,3 +383,16 @@ def test_administering_a_file_that_is_out_of_reach(tmp_path: Path) -> None:
     for call in (broker.failed, broker.workers, lambda: broker.counts([]), lambda: broker.publish([job()])):
         with pytest.raises((BrokerRefused, BrokerUnavailable), match=r"router\.db"):
             call()
+
+
+def test_a_worker_of_another_version_that_says_something_else_hides_no_other_one(
+    broker: SqliteBroker, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = broker.consumer("w")
+    consumer.report(worker_state("w"))
+    with sqlite3.connect(path) as raw:
+        columns = "namespace, name, state, seen_at"
+        raw.execute(f"INSERT INTO workers ({columns}) SELECT namespace, 'newer', '{{\"v\": 9}}', seen_at FROM workers")
+    assert [state.name for state in broker.workers()] == ["w"]
+    assert "worker newer is of another version" in caplog.text
+    consumer.close()

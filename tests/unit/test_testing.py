@@ -886,6 +886,11 @@ def test_a_file_that_is_missing_or_wrong_is_told_without_a_traceback(project: py
     done.stdout.fnmatch_lines(["*extensions.yaml:6:5: error: unknown key `hanlders`*", "*did you mean `handlers`?"])
     done.stdout.no_fnmatch_line("*raise *")
     assert str(done.stdout).count("did you mean") == 1
+    (project.path / "extensions.yaml").write_text(PROJECT + "bootstrap: mail:set_up\n")
+    done = project.runpytest_inprocess()
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(["*mail:set_up: module mail has no 'set_up'*"])
+    done.stdout.no_fnmatch_line("*raise *")
     (project.path / "extensions.yaml").unlink()
     done = project.runpytest_inprocess()
     done.assert_outcomes(errors=1)

@@ -71,6 +71,9 @@ def list_failed(
     if jobs:
         _print_table(row for row in jobs if isinstance(row, tuple))
     typer.echo(_summary(total, newest.seen, len(jobs)))
+    if total and not newest.seen:
+        for text in filters.unknown(table):
+            typer.echo(f"the file has no {text}")
 
 
 def show(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Generic, TypeVar, get_args
@@ -16,7 +16,7 @@ from router.app.router import Router
 from router.brokers.base import FailedJob, Reason
 from router.cli.common import UsageError
 from router.cli.failed.sweeping import browse
-from router.config import parse_duration
+from router.config import did_you_mean, parse_duration
 from router.jobs.job import Job, UndecodableJob, decode
 from router.routing.table import RoutingTable
 
@@ -100,6 +100,19 @@ class Filters:
             and (self.handler is None or self.handler in (job.route, handler_of(job, table)))
             and (self.error is None or self.error.search(job.error) is not None)
         )
+
+    def unknown(self, table: RoutingTable) -> Iterator[str]:
+        """What is asked for and isn't in the file, where perhaps it was once: ``point `order.place` `` and a hint."""
+        routes = list(table.async_routes())
+        handlers = {name for route, _ in routes for name in (route.id, route.handler)}
+        asked: Sequence[tuple[str, str | None, Collection[str]]] = (
+            ("point", self.point, table.points),
+            ("handler", self.handler, handlers),
+            ("queue", self.queue, table.queues()),
+        )
+        for what, name, known in asked:
+            if name is not None and name not in known:
+                yield "; ".join(filter(None, (f"{what} `{name}`", did_you_mean(name, known))))
 
 
 def handler_of(job: FailedJob, table: RoutingTable) -> str | None:
