@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Annotated
 
 import msgspec
 
@@ -10,6 +11,9 @@ from router.brokers.base import FailedJob, Reason
 from router.jobs.job import UndecodableJob, decode
 
 VERSION = 1
+
+_YEAR_10000 = 253_402_300_800.0
+"""In seconds since the epoch: no calendar goes further."""
 
 
 class _Line(msgspec.Struct):
@@ -22,7 +26,7 @@ class _Line(msgspec.Struct):
     route: str
     reason: Reason
     error: str
-    failed_at: float
+    failed_at: Annotated[float, msgspec.Meta(ge=0, lt=_YEAR_10000)]
     body: msgspec.Raw = msgspec.Raw()
     body_base64: bytes | None = None
 
