@@ -208,6 +208,8 @@ class Worker:
                     self._desk.rely_on(message)
             case Unready(error):
                 child.unready = error
+            case _ if message.run not in child.runs:
+                child.kill(f"it spoke of a run that it doesn't have: {type(message).__name__} {message.run}")
             case _:
                 self._desk.heard(child, message, self._pool, now)
 

@@ -6,15 +6,22 @@ A frame is the length of a message, as four bytes, and the message in MessagePac
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import msgspec
 
-from router.worker.messages import ToChild, ToParent
+from router.forks import in_forked_children
+from router.worker.messages import Raised, ToChild, ToParent
+
+log = logging.getLogger("router.worker.child")
 
 _length = struct.Struct(">I")
 _CHUNK = 256 * 1024
@@ -48,6 +55,20 @@ class ChildPipe:
         self._arrived: deque[ToChild] = deque()
         self._out = bytearray()
         self._decoder = msgspec.msgpack.Decoder(ToChild)
+        self._is_copy = False
+        in_forked_children(self, ChildPipe._let_go)
+
+    def _let_go(self) -> None:
+        # A copy of the child, forked by a handler: it must neither speak for the child nor take what is sent to it.
+        self._sock.close()
+        self._is_copy = True
+
+    def _end_copy(self, left: str) -> NoReturn:
+        """At once: an event loop shares what it waits by with the child's, and the caller's frames are the child's."""
+        log.warning("process %d, which a handler had forked, has left the handler (%s) and ends", os.getpid(), left)
+        with suppress(Exception):
+            sys.stdout.flush()
+        os._exit(1)
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -55,6 +76,8 @@ class ChildPipe:
 
     def post(self, message: ToParent) -> None:
         """Send it with the next message, or before the next wait: one write is cheaper than two."""
+        if self._is_copy:
+            self._end_copy(message.error.partition("\n")[0] if isinstance(message, Raised) else "it returned")
         self._out += _frame(message)
 
     def send(self, message: ToParent) -> None:
@@ -86,6 +109,8 @@ class ChildPipe:
         return self.arrived()
 
     def _read(self) -> None:
+        if self._is_copy:
+            self._end_copy("it waits")
         data = self._sock.recv(_CHUNK)
         if not data:
             raise EOFError("the parent is gone")

@@ -15,6 +15,8 @@ from contextvars import Context, ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from router.forks import in_forked_children
+
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
 
@@ -29,6 +31,11 @@ class Mark:
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, _number.size)
+        in_forked_children(self, Mark._let_go)
+
+    def _let_go(self) -> None:
+        # What a copy of the child executes, forked by a handler, says nothing of the child.
+        self._memory = mmap.mmap(-1, _number.size)
 
     def set(self, run: int) -> None:
         """That run executes from now on."""
