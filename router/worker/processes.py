@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 
@@ -41,10 +43,30 @@ def die_with_parent(parent: int) -> None:
 def leave_signals_to_parent() -> None:
     """Ignore what a terminal or systemd sends to the whole group; the parent decides what it means.
 
-    Not by SIG_IGN, which subprocesses of handlers would inherit.
+    Not by SIG_IGN, which subprocesses of handlers would inherit; and what handlers fork gets back what was before, or
+    `multiprocessing`'s terminate(), which is SIGTERM, would do nothing, and a join() after it wait for ever.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    masks = threading.local()  # two threads may be about to fork
+
+    def hold() -> None:
+        # One that is sent to the new process before it has its own ways must wait, not be ignored.
+        masks.old = signal.pthread_sigmask(signal.SIG_BLOCK, before)
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.old)
+
+    def give_back() -> None:
+        for number, handler in before.items():
+            if signal.getsignal(number) is _ignore:
+                signal.signal(number, handler)
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=give_back)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    pass
 
 
 def take_over(fd: int) -> socket.socket:

@@ -10,7 +10,7 @@ import pytest
 from tests.app import App, sqlite_url
 
 WORK = """
-import ctypes, multiprocessing, os, time
+import ctypes, multiprocessing, os, threading, time
 
 from journal import write
 
@@ -36,6 +36,11 @@ def returns_twice_unnoticed(event):
     write("returned")
     time.sleep(0.2)
 
+def terminates_of_thread(event):
+    thread = threading.Thread(target=terminates, args=(event,))
+    thread.start()
+    thread.join()
+
 def terminates(event):
     process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     process.start()
@@ -57,6 +62,7 @@ extensions:
   returns.unnoticed: {handlers: [{handler: "work:returns_twice_unnoticed", async: true}]}
   raises: {handlers: [{handler: "work:raises_in_copy", async: true}]}
   terminates: {handlers: [{handler: "work:terminates", async: true}]}
+  terminates.thread: {handlers: [{handler: "work:terminates_of_thread", async: true}]}
 """
 
 
@@ -92,3 +98,8 @@ def test_a_child_that_says_the_same_twice_is_replaced_and_the_worker_goes_on(app
     log = run(app, "returns.unnoticed", *["quick"] * 3)
     assert "Traceback" not in log
     assert len(list(app.journal("quick"))) >= 3
+
+
+def test_a_process_that_a_handler_has_forked_can_be_terminated(app: App) -> None:
+    assert "2 succeeded" in run(app, "terminates", "terminates.thread")
+    assert [line["code"] for line in app.journal("terminated")] == [-15, -15]
