@@ -29,6 +29,19 @@ def start_program(
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[fd, *more])
 
 
+def open_standard_streams() -> None:
+    """Where this process was started without one of them (`>&-`), open the null device in its place.
+
+    Otherwise the next thing opened takes its number, and children would inherit that as their stdout.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.set_inheritable(fd, True)
+
+
 def die_with_parent(parent: int) -> None:
     """Let the kernel kill this process when the thread that started it ends (Linux; elsewhere the closed pipe tells).
 

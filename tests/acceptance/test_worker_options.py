@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from router.brokers import connect
 from router.brokers.base import Outgoing, Topology
-from tests.app import App
+from tests.app import App, sqlite_url
 
 WORK = """
 import os, sys
@@ -161,6 +163,22 @@ def test_the_json_log_has_a_line_for_each_step_of_a_job(app: App) -> None:
     assert steps == ["job.started", "job.retried", "job.started", "job.failed"]
     retried = next(event for event in events if event.get("event") == "job.retried")
     assert (retried["attempt"], retried["wait"], retried["route"]) == (1, 0.2, "work:asks")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_where_a_standard_stream_is_closed_handlers_can_print_all_the_same(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "work.py").write_text(
+        "import sys\n\ndef prints(event):\n    print('out')\n    print('err', file=sys.stderr)\n"
+    )
+    file = (
+        "version: 1\npythonpath: ['.']\n"
+        "extensions: {prints: {handlers: [{handler: 'work:prints', async: {retries: 1}}]}}\n"
+    )
+    with App(tmp_path, file, sqlite_url(tmp_path)) as app:
+        app.router("dispatch", "prints")
+        command = shlex.join(app._command("run-worker", "--concurrency", "1", "--stop-when-empty"))
+        subprocess.run(["sh", "-c", f"{command} {closed}"], env=app._environ(), cwd=tmp_path, check=True, timeout=60)
+        assert app.failed() == []
 
 
 def test_max_time_ends_an_idle_worker(app: App) -> None:
