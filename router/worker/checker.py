@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -63,7 +64,7 @@ def main() -> int:
     fd, parent = map(int, sys.argv[1:3])
     die_with_parent(parent)
     leave_signals_to_parent()
-    with take_over(fd) as sock:
+    with take_over(fd) as sock, suppress(BrokenPipeError):  # nobody wants to know it any more
         sock.sendall(msgspec.json.encode(check_file(sys.argv[3], sys.argv[4] or None)))
     return 0
 

@@ -12,6 +12,8 @@ import threading
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
+_OF_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that only the parent obeys."""
 
 
 def start_program(
@@ -26,7 +28,12 @@ def start_program(
     fd = hand_over.fileno()
     more = [] if memory is None else [memory]
     command = [sys.executable, "-P", "-m", module, str(fd), str(os.getpid()), *map(str, more), *arguments]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[fd, *more])
+    # What is sent to the whole group must not end it before it can say `leave_signals_to_parent`.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_PARENT)
+    try:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[fd, *more])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def open_standard_streams() -> None:
@@ -59,12 +66,13 @@ def leave_signals_to_parent() -> None:
     Not by SIG_IGN, which subprocesses of handlers would inherit; and what handlers fork gets back what was before, or
     `multiprocessing`'s terminate(), which is SIGTERM, would do nothing, and a join() after it wait for ever.
     """
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, _ignore) for number in _OF_PARENT}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_PARENT)
     masks = threading.local()  # two threads may be about to fork
 
     def hold() -> None:
         # One that is sent to the new process before it has its own ways must wait, not be ignored.
-        masks.old = signal.pthread_sigmask(signal.SIG_BLOCK, before)
+        masks.old = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_PARENT)
 
     def let_go() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, masks.old)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from router.brokers import connect
@@ -179,6 +183,24 @@ def test_where_a_standard_stream_is_closed_handlers_can_print_all_the_same(tmp_p
         command = shlex.join(app._command("run-worker", "--concurrency", "1", "--stop-when-empty"))
         subprocess.run(["sh", "-c", f"{command} {closed}"], env=app._environ(), cwd=tmp_path, check=True, timeout=60)
         assert app.failed() == []
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3])
+def test_ctrl_c_while_the_file_is_checked_says_nothing_of_ours(tmp_path: Path, seconds: float) -> None:
+    """A terminal sends it to the checking process too, which may not have got far."""
+    (tmp_path / "work.py").write_text("import time\n\ntime.sleep(1)\n\ndef slow(event):\n    pass\n")
+    file = "version: 1\npythonpath: ['.']\nextensions: {slow: {handlers: [{handler: 'work:slow', async: true}]}}\n"
+    with App(tmp_path, file, sqlite_url(tmp_path)) as app:
+        command = app._command("run-worker")
+        worker = subprocess.Popen(
+            command, env=app._environ(), cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        app.wait_until(lambda: psutil.Process(worker.pid).children())
+        time.sleep(seconds)
+        os.killpg(worker.pid, signal.SIGINT)
+        _, said = worker.communicate(timeout=30)
+    assert worker.returncode == 130
+    assert "Traceback" not in said
 
 
 def test_max_time_ends_an_idle_worker(app: App) -> None:
