@@ -47,6 +47,9 @@ class Check:
         self._sock.setblocking(False)
         try:
             self._process = start_program("router.worker.checker", path, env or "", hand_over=theirs)
+        except OSError:
+            self._sock.close()
+            raise
         finally:
             theirs.close()
         self._data = bytearray()

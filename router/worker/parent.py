@@ -255,7 +255,10 @@ class Worker:
         elif self._check_wanted is not None and not self._stopping:
             why, self._check_wanted = self._check_wanted, None
             log.info("checking %s: %s", self._table.settings.path, why, extra={"event": "reload.started"})
-            self._check = Check(self._table.settings.path, self._table.settings.env)
+            try:
+                self._check = Check(self._table.settings.path, self._table.settings.env)
+            except OSError as error:  # no more processes, memory or descriptors
+                self._reload_failed(f"the process that checks it could not be started: {error}")
 
     def _checked(self, result: Checked) -> None:
         if self._watcher is None or result.watched is None:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from router.jobs.following import LifecycleEvent
@@ -208,8 +209,11 @@ class Pool:
             return
         if child.ready or (child.stop_by is not None and child.killed_for is None):
             return
+        self._note_failure(why, now)
+
+    def _note_failure(self, why: str, now: float) -> None:
         self._failures += 1
-        self._start_after = now + min(0.25 * 2**self._failures, 30.0)
+        self._start_after = now + min(0.25 * 2 ** min(self._failures, 10), 30.0)
         log.error("a child could not be started: %s", why, extra={"event": "child.unready"})
         if self._failures >= FRUITLESS_STARTS and not self._ever_ready:
             raise PoolExhausted(why)
@@ -224,8 +228,11 @@ class Pool:
         for child in idle[: max(len(members) - self.size, 0)]:
             child.stop(now)
         if now >= self._start_after:
-            for _ in range(self.size - len(members)):
-                self._start(now, self._hello)
+            try:
+                for _ in range(self.size - len(members)):
+                    self._start(now, self._hello)
+            except OSError as error:  # those that run go on, and this may pass
+                self._note_failure(str(error), now)
         self._maintain_coming(now)
 
     def _maintain_coming(self, now: float) -> None:
@@ -234,8 +241,11 @@ class Pool:
         coming = [child for child in self._children if self._is_coming(child)]
         starting = sum(child.ready is None for child in coming)
         most = max(self.size // 4, 1)
-        for _ in range(min(most - starting, self.size - len(coming))):
-            self._start(now, self._coming)
+        try:
+            for _ in range(min(most - starting, self.size - len(coming))):
+                self._start(now, self._coming)
+        except OSError as error:
+            self._coming_failed = f"a child could not be started: {error}"
 
     def _check(self, child: Child, now: float) -> None:
         child.pipe.flush()
@@ -287,14 +297,17 @@ class Pool:
         self._ever_ready = True
 
     def _start(self, now: float, hello: Hello) -> None:
-        ours, theirs = socket.socketpair()
-        memory = new_memory()
-        try:
-            process = start_program("router.worker.child", hand_over=theirs, memory=memory)
+        """Raises OSError where the system has no more processes, memory or descriptors for it now."""
+        with ExitStack() as undo, ExitStack() as theirs_only:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            theirs_only.callback(theirs.close)
+            memory = new_memory()
+            theirs_only.callback(os.close, memory)
             mark = Mark(memory)
-        finally:
-            theirs.close()
-            os.close(memory)
+            undo.callback(mark.close)
+            process = start_program("router.worker.child", hand_over=theirs, memory=memory)
+            undo.pop_all()
         child = Child(process, ParentPipe(ours), hello.generation, now, mark)
         child.send(hello)
         self._children.append(child)
