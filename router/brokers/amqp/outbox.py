@@ -179,7 +179,7 @@ class Outbox(Generic[Key]):
     def _put_off_again(self, key: Key, publication: Publication, why: str, now: float) -> None:
         times = self._wanted.get(key, 0)
         self._wanted[key] = times + 1
-        pause = min(LONGEST_PUT_OFF, FIRST_PUT_OFF * 2**times)
+        pause = min(LONGEST_PUT_OFF, FIRST_PUT_OFF * 2 ** min(times, 10))
         level = logging.DEBUG if times == 0 else logging.ERROR
         log.log(
             level,
