@@ -49,6 +49,15 @@ def open_standard_streams() -> None:
             os.set_inheritable(fd, True)
 
 
+def end_at_sigterm_as_pid_1() -> None:
+    """Until the worker has its own ways: what has no handler for it is not ended by SIGTERM where it is PID 1.
+
+    A container that is stopped while the file is checked would otherwise start to work, and be killed in the middle.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def die_with_parent(parent: int) -> None:
     """Let the kernel kill this process when the thread that started it ends (Linux; elsewhere the closed pipe tells).
 

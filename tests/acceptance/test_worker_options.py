@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -79,6 +80,12 @@ extensions:
   chains: {handlers: [{handler: "work:chains", async: true}]}
   chained: {handlers: [{handler: "work:chained", async: true}]}
 """
+
+
+def can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-pf", "true"], check=False, capture_output=True).returncode == 0
 
 
 @pytest.fixture
@@ -201,6 +208,21 @@ def test_ctrl_c_while_the_file_is_checked_says_nothing_of_ours(tmp_path: Path, s
         _, said = worker.communicate(timeout=30)
     assert worker.returncode == 130
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not can_unshare(), reason="needs a process namespace")
+def test_as_pid_1_it_obeys_sigterm_while_the_file_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text("import time\n\ntime.sleep(2)\n\ndef slow(event):\n    pass\n")
+    file = "version: 1\npythonpath: ['.']\nextensions: {slow: {handlers: [{handler: 'work:slow', async: true}]}}\n"
+    with App(tmp_path, file, sqlite_url(tmp_path)) as app:
+        command = ["unshare", "-pf", "--kill-child", *app._command("run-worker", "--max-time", "10s")]
+        outside = subprocess.Popen(command, env=app._environ(), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        (worker,) = app.wait_until(lambda: psutil.Process(outside.pid).children())
+        app.wait_until(worker.children)
+        worker.send_signal(signal.SIGTERM)
+        _, said = outside.communicate(timeout=30)
+    assert outside.returncode == 143
+    assert said == ""
 
 
 def test_max_time_ends_an_idle_worker(app: App) -> None:
