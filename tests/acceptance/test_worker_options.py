@@ -225,6 +225,27 @@ def test_as_pid_1_it_obeys_sigterm_while_the_file_is_checked(tmp_path: Path) -> 
     assert said == ""
 
 
+def test_warnings_and_exceptions_of_threads_are_lines_of_the_json_log_too(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(
+        "import threading, warnings\n\n"
+        "def warns(event):\n"
+        "    warnings.warn('look out')\n"
+        "    thread = threading.Thread(target=lambda: 1 / 0)\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+    )
+    file = "version: 1\npythonpath: ['.']\nextensions: {warns: {handlers: [{handler: 'work:warns', async: true}]}}\n"
+    with App(tmp_path, file, sqlite_url(tmp_path)) as app:
+        app.router("dispatch", "warns")
+        worker = app.start_worker("--log-format", "json", "--stop-when-empty")
+        assert worker.wait() == 0
+        lines = [json.loads(line) for line in worker.log().splitlines()]
+    (warning,) = (line for line in lines if line["logger"] == "py.warnings")
+    assert "look out" in warning["message"]
+    (uncaught,) = (line for line in lines if "uncaught" in line["message"])
+    assert "ZeroDivisionError" in uncaught["exc_info"]
+
+
 def test_max_time_ends_an_idle_worker(app: App) -> None:
     worker = app.start_worker("--concurrency", "1", "--max-time", "1s")
     assert worker.wait() == 0
