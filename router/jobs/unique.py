@@ -10,7 +10,7 @@ import msgspec
 from router.config.settings import AsyncOptions, Unique
 from router.errors import InvalidPayload
 
-_CANARY = ":canary:"
+_CANARY = "canary"
 
 
 def lock_key(namespace: str, point: str, route: str, unique: Unique, event: bytes) -> str:
@@ -31,12 +31,13 @@ def is_of(key: str, namespace: str) -> bool:
 
 def canary_key(namespace: str, job: str) -> str:
     """The key by which a canary of `router failed retry` is watched: its own, held until it is done."""
-    return f"{namespace}{_CANARY}{job}"
+    return f"{namespace}:{_CANARY}:{job}"
 
 
 def is_canary(key: str | None) -> bool:
-    """Whether it is a `canary_key`."""
-    return key is not None and _CANARY in key
+    """Whether it is a `canary_key`, and not the `lock_key` of a point or route called canary, which has a part more."""
+    parts = key.split(":") if key is not None else []
+    return len(parts) == 3 and parts[1] == _CANARY
 
 
 def until_start(key: str | None, options: AsyncOptions | None) -> bool:

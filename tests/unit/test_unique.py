@@ -6,7 +6,7 @@ import pytest
 
 from router.config.settings import Unique
 from router.errors import InvalidPayload
-from router.jobs.unique import lock_key
+from router.jobs.unique import canary_key, is_canary, lock_key
 
 
 def key(payload, *by, point="catalog.imported", route="import", namespace="router"):
@@ -46,3 +46,11 @@ def test_a_missing_path_is_an_error_that_names_it():
 
 def test_null_is_a_value():
     assert key({"id": None}, "id") != key({"id": 0}, "id")
+
+
+def test_a_point_or_a_route_called_canary_makes_no_canaries():
+    assert is_canary(canary_key("router", "01a2137c-bea5-76df-8540-126f7a3c244b"))
+    assert not is_canary(key({}, route="canary"))
+    assert not is_canary(key({}, point="canary"))
+    assert not is_canary(key({}, route="shop:canary:import"))
+    assert not is_canary("of an import, which may hold anything")
