@@ -7,25 +7,35 @@ import time
 import typer
 
 from router.brokers.base import Counts, WorkerState
-from router.cli.common import ConfigOption, Format, FormatOption, open_broker, print_json, print_table
+from router.cli.common import ConfigOption, Format, FormatOption, error, open_broker, print_json, print_table
 from router.config import mask_url
+from router.errors import BrokerUnavailable
 
 
 def status(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> None:
     """Show what is queued, delayed, running and failed, and which workers are alive."""
     with open_broker(config, in_spite_of_mistakes=True) as router:
         counts = router.broker.counts(router.table.queues(), router.table.waits())
-        workers = router.broker.workers()
+        workers: list[WorkerState] | None = None  # unknown
+        problem: BrokerUnavailable | None = None
+        try:
+            workers = router.broker.workers()
+        except BrokerUnavailable as raised:  # as under a memory alarm, when the numbers are wanted most
+            problem = raised
         url = mask_url(router.table.settings.broker_url)
         namespace = router.table.settings.namespace
     if format is Format.JSON:
         print_json({"broker": url, "namespace": namespace, "counts": counts, "workers": workers})
-        return
-    now = time.time()
-    typer.echo(f"broker {url}, namespace {namespace}\n")
-    _show_queues(counts, now)
-    typer.echo(f"\nin all: {_number(counts.delayed)} delayed, {_number(counts.failed)} failed\n")
-    _show_workers(workers, now)
+    else:
+        now = time.time()
+        typer.echo(f"broker {url}, namespace {namespace}\n")
+        _show_queues(counts, now)
+        typer.echo(f"\nin all: {_number(counts.delayed)} delayed, {_number(counts.failed)} failed\n")
+        if workers is not None:
+            _show_workers(workers, now)
+    if problem is not None:
+        error(str(problem))
+        raise typer.Exit(1)
 
 
 def _show_queues(counts: Counts, now: float) -> None:

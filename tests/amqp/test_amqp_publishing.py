@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -9,17 +10,20 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from amqp_helpers import Setup, ids, job, take, until
+from typer.testing import CliRunner
 
 from router.brokers.amqp import AmqpBroker
 from router.brokers.amqp.confirms import Confirms
 from router.brokers.amqp.link import Address, connect
 from router.brokers.amqp.messages import Publication, publish_job
 from router.brokers.base import Done, Outgoing, Receipt
+from router.cli.main import app as cli
 from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
 from router.locks.memory import MemoryLocks
 from tests.servers.proxy import Proxy, through
@@ -318,6 +322,31 @@ def test_a_blocked_server_is_waited_for(setup: Setup, raw: Raw) -> None:
     found = all_ids(raw, setup.names.queue("a"))
     assert found.count("x") <= 1, "each try stored another copy"
     assert found.count("y") == 1
+
+
+def test_under_an_alarm_status_tells_so_and_does_not_take_the_workers_for_dead(setup: Setup, tmp_path: Path) -> None:
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("the server of ROUTER_TEST_AMQP_URL is not ours to block")
+    setup.broker().publish([job("a")])
+    file = tmp_path / "extensions.yaml"
+    broker = {"url": setup.place.url, "namespace": setup.names.namespace}
+    file.write_text(json.dumps({"version": 1, "broker": broker, "async": {"default_queue": "a"}}))
+    told = {}
+    node.ctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        for form in ("text", "json"):
+            told[form] = CliRunner().invoke(cli, ["status", "--config", str(file), "--format", form])
+    finally:
+        node.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
+    for result in told.values():
+        assert result.exit_code == 1
+        assert "RabbitMQ blocks publishers (low on memory), so that the workers can't be asked" in result.stderr
+    assert "in all: 0 delayed, 0 failed" in told["text"].stdout
+    assert "no worker is alive" not in told["text"].stdout
+    data = json.loads(told["json"].stdout)
+    assert data["workers"] is None
+    assert data["counts"]["queues"]["a"]["ready"] == 1
 
 
 def test_a_connection_that_is_full_outlives_an_alarm(setup: Setup, raw: Raw) -> None:

@@ -91,7 +91,8 @@ class Answerer:
 
 
 def ask(link: Link, names: Names, seconds: float = ANSWER_SECONDS) -> list[WorkerState]:
-    """What the workers say of themselves, by name. Raises LinkDown and BrokerRefused."""
+    """What the workers say of themselves, by name. Raises LinkDown and BrokerRefused; BrokerUnavailable where none
+    could be heard since RabbitMQ takes nothing from publishers, neither the question nor the answers."""
     answers: dict[str, WorkerState] = {}
     channel = link.channel()
 
@@ -119,4 +120,9 @@ def ask(link: Link, names: Names, seconds: float = ANSWER_SECONDS) -> list[Worke
         if error.reply_code == NOT_FOUND:
             return []  # a worker would have declared it
         raise BrokerRefused(f"{link.address}: can't ask the workers: {describe(error)}") from error
+    if link.blocked is not None:
+        why = f"{link.address}: RabbitMQ blocks publishers ({link.blocked})"
+        if not answers:
+            raise BrokerUnavailable(f"{why}, so that the workers can't be asked; they may be alive")
+        log.warning("%s, so that other workers than these may not have been able to answer", why)
     return sorted(answers.values(), key=lambda state: state.name)

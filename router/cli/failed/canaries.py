@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -19,6 +20,7 @@ from router.brokers.base import FailedJob, Outgoing
 from router.cli.failed.selecting import decoded
 from router.cli.failed.sweeping import browse
 from router.config.settings import AsyncOptions
+from router.errors import BrokerUnavailable
 from router.jobs.job import Job
 from router.jobs.unique import canary_key, is_canary, until_start
 from router.locks.base import Locks
@@ -90,8 +92,9 @@ class Watch:
                     return Verdict(failed, frozenset(waiting - failed.keys()), inferred)
             if look_for_workers is not None and time.monotonic() >= look_for_workers:
                 look_for_workers = None
-                if not self._broker.workers():
-                    no_worker()
+                with suppress(BrokerUnavailable):  # under a memory alarm nobody can tell
+                    if not self._broker.workers():
+                        no_worker()
             if time.monotonic() >= deadline:
                 failed = self._failed(waiting)
                 return Verdict(failed, frozenset(waiting - failed.keys()), inferred)
