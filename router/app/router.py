@@ -78,6 +78,8 @@ class Router:
     can't be used is logged and changes nothing.
     """
 
+    _may_declare = True
+
     def __init__(self, config: str | Path | None = None, *, env: str | None = None, hot_reload: bool = True) -> None:
         from router.config import find, load  # slow to import, and a worker's children read no file
 
@@ -88,9 +90,11 @@ class Router:
             self._reloader.look_from_now_on()
 
     @classmethod
-    def from_settings(cls, settings: Settings, generation: int = 1) -> Router:
-        """A Router for a file that was read and checked elsewhere, as a worker's children get it."""
+    def from_settings(cls, settings: Settings, generation: int = 1, *, declare: bool = True) -> Router:
+        """A Router for a file that was read and checked elsewhere, as a worker's children get it. ``declare`` False: on
+        RabbitMQ it makes nothing (`router run-worker --no-declare`)."""
         self = cls.__new__(cls)
+        self._may_declare = declare
         self._start(settings, generation)
         return self
 
@@ -527,7 +531,8 @@ class Router:
         with self._lock:
             if self._broker is None:
                 settings = self.table.settings
-                self._broker = connect(settings.broker_url, settings.namespace, settings.locks_url)
+                urls = settings.broker_url, settings.namespace, settings.locks_url
+                self._broker = connect(*urls, declare=self._may_declare)
             return self._broker
 
     def _publish(self, outgoing: Sequence[Outgoing]) -> Receipt:

@@ -99,6 +99,7 @@ def run_worker(
         limits=Limits(max_jobs_per_child, max_memory_per_child),
         log_level=context.obj["log_level"],
         log_format=context.obj["log_format"],
+        declare=declare,
     )
     broker = connect(settings.broker_url, settings.namespace, settings.locks_url, declare=declare)
     try:

@@ -184,7 +184,7 @@ def main() -> int:
         assert isinstance(hello, Hello)
         set_up_logging(hello.log_level, hello.log_format)
         try:
-            router = Router.from_settings(hello.settings, hello.generation)
+            router = Router.from_settings(hello.settings, hello.generation, declare=hello.declare)
             set_default(router)
             routes = import_routes(router.table, router.references)
         except Exception as error:  # noqa: BLE001 - whatever importing user code raises is told to the parent

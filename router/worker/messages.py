@@ -30,13 +30,15 @@ from router.jobs.lifecycle import Asked, Callback
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
-    """The table to serve, the name of the worker, and how to log."""
+    """The table to serve, the name of the worker, and how to log. ``declare``: whether what handlers dispatch may make
+    what is missing on the broker."""
 
     settings: Settings
     generation: int
     worker: str
     log_level: str
     log_format: str
+    declare: bool = True
 
 
 class Run(msgspec.Struct, frozen=True, tag=True):

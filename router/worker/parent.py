@@ -61,6 +61,7 @@ class WorkerOptions:
     limits: Limits = field(default_factory=Limits)
     log_level: str = "info"
     log_format: str = "text"
+    declare: bool = True
 
 
 class Worker:
@@ -99,7 +100,9 @@ class Worker:
 
     def _hello(self, table: RoutingTable) -> Hello:
         options = self._options
-        return Hello(table.settings, table.generation, self._name, options.log_level, options.log_format)
+        return Hello(
+            table.settings, table.generation, self._name, options.log_level, options.log_format, options.declare
+        )
 
     # -- the loop --------------------------------------------------------------------------------------------------
 

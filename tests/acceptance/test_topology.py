@@ -74,6 +74,23 @@ def test_what_differs_is_named_with_the_way_to_move_over(app: App, raw: Raw) -> 
     assert "Traceback" not in refused.stderr
 
 
+def test_the_worker_that_stays_on_the_old_namespace_runs_jobs_and_what_they_dispatch(
+    app: App, raw: Raw, tmp_path: Path
+) -> None:
+    (tmp_path / "work.py").write_text(f"{WORK}\ndef chain(event):\n    import router\n    router.dispatch('raised')\n")
+    app.config.write_text(f"{FILE}  first: {{handlers: [{{handler: 'work:chain', async: true}}]}}\n")
+    app.router("dispatch", "first")
+    emails = raw.names.queue("emails")
+    raw.channel.queue_delete(emails)
+    raw.channel.queue_declare(emails, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+    raw.channel.queue_bind(emails, raw.names.due, "*.emails")
+    refused = app.router("run-worker", "--stop-when-empty", code=1)
+    assert "--no-declare" in refused.stderr
+    assert app.start_worker("--no-declare", "--stop-when-empty", "--concurrency", "1").wait() == 0
+    assert len(app.journal("worked")) == 2
+    assert app.failed() == []
+
+
 def test_pruning_deletes_only_what_left_the_file_and_keeps_its_jobs(app: App, raw: Raw) -> None:
     app.router("dispatch", "raised")
     refused = app.router("topology", "apply", "--prune", "emails", "--yes", code=2)

@@ -229,8 +229,8 @@ def _moving_over(declaration: Exchange | Queue) -> str:
         )
     return (
         "to move over without losing jobs: give the file another `broker.namespace` and start dispatching and workers "
-        "with it; keep one worker on the old namespace until `router status` shows nothing ready, delayed or failed "
-        "there; then delete the old queues. Arguments of a queue can't be changed in place"
+        "with it; keep one worker (`run-worker --no-declare`) on the old namespace until `router status` shows nothing "
+        "ready, delayed or failed there; then delete the old queues. Arguments of a queue can't be changed in place"
     )
 
 
