@@ -110,8 +110,9 @@ class Desk:
 
     def room(self, pool: Pool, now: float) -> dict[str, int]:
         """How many more jobs of each queue can be taken now, the next queue first."""
-        if self._locked_out or self._suspects or (self._alone and len(self._runs)):
+        if self._suspects or (self._alone and (len(self._runs) or self._locked_out)):
             return {}
+        held_up = {away.delivery.queue for away in self._locked_out}  # more of them would only pile up here
         usable = self._open_to_jobs(pool.usable())
         taken = sum(map(len, self._waiting.values())) + len(self._calls)
         free = sum(not child.runs for child in usable) - taken
@@ -119,7 +120,7 @@ class Desk:
         shared = {queue: _places(queue, most, usable) - taken for queue, most in many.items()}
         limits = self._table.settings.concurrency
         in_hand = Counter(run.queue for run in self._runs) if limits else {}
-        order = self.queues()
+        order = [queue for queue in self.queues() if queue not in held_up]
         ahead = {queue: max(self._spare(queue, usable, now) - taken, 0) for queue in order if queue not in limits}
         return room(order, free, ahead, shared, limits, in_hand)
 
@@ -165,11 +166,9 @@ class Desk:
                 self._take(self._suspects.popleft(), now)
 
     def _take(self, delivery: Delivery, now: float) -> None:
-        if self._locked_out and now < self._locks_again_at:
-            # Asking for each of them would hold up the loop; they are looked at again together.
-            self._locked_out.append(LockStoreAway(delivery, self._locked_out[-1].error))
-            return
-        match self._intake.take(delivery, self._table, now):
+        # Asking for each of them would hold up the loop; they are looked at again together.
+        away_still = self._locked_out[-1].error if self._locked_out and now < self._locks_again_at else None
+        match self._intake.take(delivery, self._table, now, away_still):
             case None:
                 pass
             case Run() as run:
@@ -178,7 +177,8 @@ class Desk:
                 if not self._locked_out:
                     log.warning("unique jobs wait: %s", away.error, extra={"event": "locks.unavailable"})
                 self._locked_out.append(away)
-                self._locks_again_at = now + LOCKS_AGAIN_AFTER
+                if away_still is None:
+                    self._locks_again_at = now + LOCKS_AGAIN_AFTER
             case settlement:
                 self._settlements.append(settlement)
 

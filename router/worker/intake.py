@@ -39,10 +39,12 @@ class Intake:
         self._journal = journal
         self._numbers = itertools.count(1)
 
-    def take(self, delivery: Delivery, table: RoutingTable, now: float) -> Run | Settlement | LockStoreAway | None:
+    def take(
+        self, delivery: Delivery, table: RoutingTable, now: float, locks_away: str | None = None
+    ) -> Run | Settlement | LockStoreAway | None:
         """A new run; a settlement, where the job isn't run; None, where it joined a run in hand.
 
-        ``now`` is the worker's clock.
+        ``now`` is the worker's clock. ``locks_away``: why the lock store needn't be asked now.
         """
         epoch = time.time()
         try:
@@ -66,7 +68,7 @@ class Intake:
             self._journal.given_up(job, delivery.queue, "poison", text)
             return give_up(delivery, job, "poison", text, epoch)
         run = Run(next(self._numbers), job, delivery.body, delivery.queue, route, route.options, [delivery])
-        refused = self._lock(run, delivery, now)
+        refused = self._lock(run, delivery, now, locks_away)
         if refused is None:
             self._runs.add(run)
         return refused or run
@@ -78,10 +80,14 @@ class Intake:
         except UndecodableJob:
             return False
 
-    def _lock(self, run: Run, delivery: Delivery, now: float) -> Settlement | LockStoreAway | None:
+    def _lock(
+        self, run: Run, delivery: Delivery, now: float, locks_away: str | None
+    ) -> Settlement | LockStoreAway | None:
         run.claim = claim_of(run.job)
         if run.claim is None or self._locks is None:
             return None
+        if locks_away is not None:
+            return LockStoreAway(delivery, locks_away)
         lease = lease_of(run.options)
         try:
             verdict = self._locks.hold(run.claim, lease)

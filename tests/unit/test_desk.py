@@ -10,7 +10,10 @@ import msgspec
 
 from router.brokers.base import Delivery, Done, Return
 from router.config.settings import AsyncOptions, Backoff, Point, Route, Settings
+from router.errors import LocksUnavailable
 from router.jobs.job import Job, encode
+from router.locks.base import Claim, Verdict
+from router.locks.memory import MemoryLocks
 from router.routing.table import compile_table
 from router.worker.desk import Desk
 from router.worker.messages import Call, Called, Raised, Ready, Returned, Started, ToChild
@@ -128,6 +131,31 @@ SHARED = compile_table(
         async_concurrency={"first": 50},
     )
 )
+
+
+class Away(MemoryLocks):
+    """A lock store that is out of reach."""
+
+    def hold(self, claim: Claim, lease: float) -> Verdict:
+        raise LocksUnavailable("away")
+
+
+def test_a_lock_store_that_is_away_holds_up_only_the_queues_of_unique_jobs() -> None:
+    desk = Desk(TABLE, ("second", "first"), Away())
+    unique, plain = delivery("unique", queue="second", lock="router:p:r:x"), delivery("plain")
+    desk.take([unique], 0.0)
+    assert list(desk.room(pool(FREE, FREE), 0.0)) == ["first"], "more of the second would pile up here"
+    desk.take([plain], 0.1)
+    given, told = child()
+    desk.assign(pool(given), 0.1)
+    assert [message.body for message in told if isinstance(message, RunMessage)] == [plain.body]
+    assert desk.in_hand == 2
+
+
+def test_while_a_suspect_waits_for_the_lock_store_nothing_starts_beside_it() -> None:
+    desk = Desk(TABLE, (), Away())
+    desk.take([delivery("suspect", 21, lock="router:p:r:x")], 0.0)
+    assert desk.room(pool(FREE, FREE), 0.0) == {}
 
 
 def child() -> tuple[Child, list[ToChild]]:
