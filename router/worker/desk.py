@@ -34,6 +34,7 @@ CALLBACK_WITHIN = 30.0
 CANCELLED_WITHIN = 5.0
 """Seconds for a shared run to end, once it is cancelled."""
 LOCKS_AGAIN_AFTER = 1.0
+LOCKS_HANG_SHARE = 4
 MAX_LOST_STARTS = 3
 TIMED_OUT = "its job ran into its timeout"
 CALLBACK_OVERDUE = f"a callback took over {CALLBACK_WITHIN:g} s"
@@ -178,7 +179,8 @@ class Desk:
                     log.warning("unique jobs wait: %s", away.error, extra={"event": "locks.unavailable"})
                 self._locked_out.append(away)
                 if away_still is None:
-                    self._locks_again_at = now + LOCKS_AGAIN_AFTER
+                    # One that hangs stops the worker meanwhile: it is asked less often, so that other jobs go on.
+                    self._locks_again_at = now + LOCKS_AGAIN_AFTER + LOCKS_HANG_SHARE * away.took
             case settlement:
                 self._settlements.append(settlement)
 

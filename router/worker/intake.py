@@ -28,6 +28,8 @@ class LockStoreAway:
 
     delivery: Delivery
     error: str
+    took: float = 0.0
+    """Seconds until that was known: more where it hangs than where it refuses."""
 
 
 class Intake:
@@ -89,10 +91,11 @@ class Intake:
         if locks_away is not None:
             return LockStoreAway(delivery, locks_away)
         lease = lease_of(run.options)
+        asked_at = time.monotonic()
         try:
             verdict = self._locks.hold(run.claim, lease)
         except LocksUnavailable as error:
-            return LockStoreAway(delivery, str(error))
+            return LockStoreAway(delivery, str(error), time.monotonic() - asked_at)
         match verdict:
             case Superseded():
                 self._journal.superseded(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,23 @@ def test_a_lock_store_that_is_away_holds_up_only_the_queues_of_unique_jobs() -> 
     desk.assign(pool(given), 0.1)
     assert [message.body for message in told if isinstance(message, RunMessage)] == [plain.body]
     assert desk.in_hand == 2
+
+
+def test_a_lock_store_that_hangs_is_asked_less_often_than_one_that_refuses() -> None:
+    asked = []
+
+    class Hangs(Away):
+        def hold(self, claim: Claim, lease: float) -> Verdict:
+            asked.append(claim)
+            time.sleep(0.1)
+            return super().hold(claim, lease)
+
+    desk = Desk(TABLE, (), Hangs())
+    desk.take([delivery("unique", lock="router:p:r:x")], 0.0)
+    desk.check_locks(1.3)
+    assert len(asked) == 1, "the other jobs of the worker wait meanwhile"
+    desk.check_locks(3.0)
+    assert len(asked) == 2
 
 
 def test_while_a_suspect_waits_for_the_lock_store_nothing_starts_beside_it() -> None:
