@@ -86,6 +86,6 @@ class LockThread(Generic[Key]):
             except LocksUnavailable as error:
                 self._away = error
             if time.monotonic() >= step.give_up_at:
-                log.warning("%s stays as it is until it runs out: %s", step.what, self._away)
+                log.warning("%s stays as it is until it runs out, or `router locks release`: %s", step.what, self._away)
                 return
             self._stopped.wait(PAUSE)
