@@ -21,6 +21,7 @@ from router.locks.base import Held, Locks, Taken
 from router.routing.table import RoutingTable
 from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
 from router.worker.journal import Journal
+from router.worker.lock_outage import LockOutage
 from router.worker.messages import Call, Called, Cancel, Lost, NotRunnable, Raised, Ready, Returned, Started, Verdict
 from router.worker.messages import Run as RunMessage
 from router.worker.pool import MAX_UNSENT, Child, Pool
@@ -33,8 +34,6 @@ log = logging.getLogger("router.worker")
 CALLBACK_WITHIN = 30.0
 CANCELLED_WITHIN = 5.0
 """Seconds for a shared run to end, once it is cancelled."""
-LOCKS_AGAIN_AFTER = 1.0
-LOCKS_HANG_SHARE = 4
 MAX_LOST_STARTS = 3
 TIMED_OUT = "its job ran into its timeout"
 CALLBACK_OVERDUE = f"a callback took over {CALLBACK_WITHIN:g} s"
@@ -67,7 +66,7 @@ class Desk:
         self._calls: deque[Run] = deque()
         """Those whose callbacks are to be called in any child."""
         self._locked_out: list[LockStoreAway] = []
-        self._locks_again_at = 0.0
+        self._outage = LockOutage()
         self._suspects: deque[Delivery] = deque()
         """Jobs that may take the worker down: each starts when nothing else is in hand."""
         self._alone = False
@@ -168,19 +167,18 @@ class Desk:
 
     def _take(self, delivery: Delivery, now: float) -> None:
         # Asking for each of them would hold up the loop; they are looked at again together.
-        away_still = self._locked_out[-1].error if self._locked_out and now < self._locks_again_at else None
+        away_still = self._locked_out[-1].error if self._locked_out and self._outage.lasts(now) else None
         match self._intake.take(delivery, self._table, now, away_still):
             case None:
                 pass
             case Run() as run:
                 self._waiting.setdefault(run.queue, deque()).append(run)
+                if run.claim is not None:
+                    self._outage.over()
             case LockStoreAway() as away:
-                if not self._locked_out:
-                    log.warning("unique jobs wait: %s", away.error, extra={"event": "locks.unavailable"})
                 self._locked_out.append(away)
                 if away_still is None:
-                    # One that hangs stops the worker meanwhile: it is asked less often, so that other jobs go on.
-                    self._locks_again_at = now + LOCKS_AGAIN_AFTER + LOCKS_HANG_SHARE * away.took
+                    self._outage.note(away.error, away.took, now)
             case settlement:
                 self._settlements.append(settlement)
 
@@ -421,24 +419,25 @@ class Desk:
 
     def check_locks(self, now: float) -> None:
         """Renew the leases of unique jobs in hand; look again at those whose lock store was out of reach."""
-        if self._locks is None or now < self._locks_again_at:
+        if self._locks is None or self._outage.lasts(now):
             return
         again, self._locked_out = self._locked_out, []
         for away in again:
-            if now < self._locks_again_at:
+            if self._outage.lasts(now):
                 self._locked_out.append(away)
             else:
                 self._take(away.delivery, now)
         for run in self._runs:
-            if run.renew_at is None or run.renew_at > now or run.claim is None or now < self._locks_again_at:
+            if run.renew_at is None or run.renew_at > now or run.claim is None or self._outage.lasts(now):
                 continue
             lease = lease_of(run.options)
+            asked_at = time.monotonic()
             try:
                 verdict = self._locks.hold(run.claim, lease)
             except LocksUnavailable as error:
-                log.warning("a lock could not be renewed: %s", error, extra={"event": "locks.unavailable"})
-                self._locks_again_at = now + LOCKS_AGAIN_AFTER
+                self._outage.note(str(error), time.monotonic() - asked_at, now)
                 return
+            self._outage.over()
             run.renew_at = now + lease / 3 if isinstance(verdict, Held) else None
             if isinstance(verdict, Taken):
                 self.journal.lock_lost(run, verdict.holder)

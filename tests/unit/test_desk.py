@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
 from router.brokers.base import Delivery, Done, Return
 from router.config.settings import AsyncOptions, Backoff, Point, Route, Settings
@@ -137,8 +138,12 @@ SHARED = compile_table(
 class Away(MemoryLocks):
     """A lock store that is out of reach."""
 
+    away = True
+
     def hold(self, claim: Claim, lease: float) -> Verdict:
-        raise LocksUnavailable("away")
+        if self.away:
+            raise LocksUnavailable("away")
+        return super().hold(claim, lease)
 
 
 def test_a_lock_store_that_is_away_holds_up_only_the_queues_of_unique_jobs() -> None:
@@ -151,6 +156,22 @@ def test_a_lock_store_that_is_away_holds_up_only_the_queues_of_unique_jobs() -> 
     desk.assign(pool(given), 0.1)
     assert [message.body for message in told if isinstance(message, RunMessage)] == [plain.body]
     assert desk.in_hand == 2
+
+
+def test_the_log_tells_of_a_lock_store_that_is_away_at_times_and_that_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "router.worker")
+    store = Away()
+    desk = Desk(TABLE, (), store)
+    desk.take([delivery("unique", lock="router:p:r:x")], 0.0)
+    for now in range(1, 80):
+        desk.check_locks(float(now))
+    assert [record.getMessage().split(":")[-1] for record in caplog.records] == [" away"] * 3
+    store.away = False
+    desk.check_locks(80.0)
+    desk.check_locks(90.0)
+    assert [record.getMessage() for record in caplog.records[3:]] == ["the lock store is back"]
 
 
 def test_a_lock_store_that_hangs_is_asked_less_often_than_one_that_refuses() -> None:
