@@ -154,7 +154,19 @@ class Child:
     def _call(self, handler: Handler, *arguments: Any, context: Context | None = None) -> None:
         result = handler.call_with(context, *arguments)
         if handler.is_async:
-            self._event_loop().run(_await(result), context=contextvars.copy_context())
+            self._await(result)
+
+    def _await(self, result: Any) -> None:
+        loop = self._event_loop().get_loop()
+        task = loop.create_task(_awaited(result), context=contextvars.copy_context())
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if task.done():
+                    raise
+                # The loop lives on from job to job: it may be one that an earlier handler has left behind.
+                log.error("a background task has raised %s: %s; the handler goes on", type(error).__name__, error)
 
     def _event_loop(self) -> asyncio.Runner:
         if self._runner is None:
@@ -164,7 +176,7 @@ class Child:
         return self._runner
 
 
-async def _await(awaitable: Any) -> None:
+async def _awaited(awaitable: Any) -> None:
     await awaitable
 
 

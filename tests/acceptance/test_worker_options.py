@@ -246,6 +246,29 @@ def test_warnings_and_exceptions_of_threads_are_lines_of_the_json_log_too(tmp_pa
     assert "ZeroDivisionError" in uncaught["exc_info"]
 
 
+def test_a_task_that_a_handler_leaves_behind_and_that_exits_costs_no_other_job_an_attempt(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(
+        "import asyncio, sys\n\n"
+        "tasks = []\n\n"
+        "async def leaves(event):\n"
+        "    async def exits():\n"
+        "        await asyncio.sleep(0.01)\n"
+        "        sys.exit(3)\n"
+        "    tasks.append(asyncio.create_task(exits()))\n\n"
+        "async def waits(event):\n"
+        "    await asyncio.sleep(0.2)\n"
+    )
+    file = "version: 1\npythonpath: ['.']\nasync: {tries: 1}\nextensions:\n" + "".join(
+        f"  {name}: {{handlers: [{{handler: 'work:{name}', async: true}}]}}\n" for name in ("leaves", "waits")
+    )
+    with App(tmp_path, file, sqlite_url(tmp_path)) as app:
+        app.router("dispatch", "leaves")
+        app.router("dispatch", "waits")
+        log = work_off(app)
+    assert "2 succeeded, 0 to be retried, 0 failed" in log
+    assert "a background task has raised SystemExit: 3" in log
+
+
 def test_max_time_ends_an_idle_worker(app: App) -> None:
     worker = app.start_worker("--concurrency", "1", "--max-time", "1s")
     assert worker.wait() == 0
