@@ -200,7 +200,7 @@ def slow_look(app: Router, blocking: Blocking, monkeypatch: pytest.MonkeyPatch) 
 def slow_broker(app: Router, blocking: Blocking, monkeypatch: pytest.MonkeyPatch) -> str:
     from router.brokers import connect
 
-    monkeypatch.setattr("router.app.router.connect", lambda *arguments: (blocking(), connect(*arguments))[1])
+    monkeypatch.setattr("router.app.router.connect", lambda *a, **k: (blocking(), connect(*a, **k))[1])
     return "queued"
 
 
