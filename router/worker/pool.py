@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from router.jobs.following import LifecycleEvent
+from router.pauses import doubled
 from router.worker.messages import Hello, Ready, Stop, Tell, ToChild
 from router.worker.pipes import ParentPipe
 from router.worker.processes import describe_exit, start_program
@@ -213,7 +214,7 @@ class Pool:
 
     def _note_failure(self, why: str, now: float) -> None:
         self._failures += 1
-        self._start_after = now + min(0.25 * 2 ** min(self._failures, 10), 30.0)
+        self._start_after = now + doubled(0.25, self._failures, 30.0)
         log.error("a child could not be started: %s", why, extra={"event": "child.unready"})
         if self._failures >= FRUITLESS_STARTS and not self._ever_ready:
             raise PoolExhausted(why)

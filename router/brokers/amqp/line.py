@@ -8,6 +8,7 @@ import random
 from router.brokers.amqp.link import Address, Dialing, Link
 from router.brokers.wake import Wake
 from router.errors import BrokerRefused, BrokerUnavailable
+from router.pauses import doubled
 
 log = logging.getLogger(__name__)
 
@@ -90,4 +91,4 @@ class Line:
             self._down_since = now
         self._tries += 1
         most = LONGEST_PAUSE_REFUSED if refused else LONGEST_PAUSE
-        self._retry_at = now + random.uniform(0.5, 1.0) * min(most, FIRST_PAUSE * 2 ** min(self._tries, 10))
+        self._retry_at = now + random.uniform(0.5, 1.0) * doubled(FIRST_PAUSE, self._tries, most)

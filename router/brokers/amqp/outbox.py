@@ -18,6 +18,7 @@ from router.brokers.amqp.confirms import TOO_LARGE, WINDOW, Confirms, Outcome
 from router.brokers.amqp.line import Line
 from router.brokers.amqp.link import LinkDown
 from router.brokers.amqp.messages import Publication
+from router.pauses import doubled
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Outbox(Generic[Key]):
         if not confirms.stalled(seconds):
             return False
         times = max((self._wanted.get(key, 0) for key, _ in confirms.under_way()), default=0)
-        return confirms.stalled(min(LONGEST_STALL, seconds * 2 ** min(times, 10)))
+        return confirms.stalled(doubled(seconds, times, LONGEST_STALL))
 
     def _fault(self, why: str, now: float, *, alone: bool = False) -> None:
         """Drop the connection; what was under way is sent again, with the same ids."""
@@ -179,7 +180,7 @@ class Outbox(Generic[Key]):
     def _put_off_again(self, key: Key, publication: Publication, why: str, now: float) -> None:
         times = self._wanted.get(key, 0)
         self._wanted[key] = times + 1
-        pause = min(LONGEST_PUT_OFF, FIRST_PUT_OFF * 2 ** min(times, 10))
+        pause = doubled(FIRST_PUT_OFF, times, LONGEST_PUT_OFF)
         level = logging.DEBUG if times == 0 else logging.ERROR
         log.log(
             level,

@@ -23,6 +23,7 @@ from router.brokers.amqp.messages import body_of, delivery_count, not_before
 from router.brokers.amqp.names import HELD_BELOW
 from router.brokers.amqp.wire import Channel
 from router.brokers.base import Delivery
+from router.pauses import doubled
 
 log = logging.getLogger(__name__)
 
@@ -442,4 +443,4 @@ class QueueReader:
 
 
 def _pause(times: int, most: float) -> float:
-    return random.uniform(0.5, 1.0) * min(most, FIRST_PAUSE * 2.0 ** min(times, 10))
+    return random.uniform(0.5, 1.0) * doubled(FIRST_PAUSE, times, most)
