@@ -881,7 +881,7 @@ def test_the_settings_name_the_file_and_its_overlay(project: pytest.Pytester, mo
 def test_a_file_that_is_missing_or_wrong_is_told_without_a_traceback(project: pytest.Pytester) -> None:
     project.makepyfile("def test(router): pass")
     (project.path / "extensions.yaml").write_text(PROJECT.replace("handlers:", "hanlders:"))
-    done = project.runpytest_inprocess()
+    done = project.runpytest_inprocess("-rN")  # no summary: where $CI is set, pytest repeats whole messages there
     done.assert_outcomes(errors=1)
     done.stdout.fnmatch_lines(["*extensions.yaml:6:5: error: unknown key `hanlders`*", "*did you mean `handlers`?"])
     done.stdout.no_fnmatch_line("*raise *")
