@@ -57,7 +57,7 @@ class SqliteConsumer:
         self._nothing_until: dict[str, float] = {}
         self._wants_work = False
         self._in_trouble = False
-        self._shut_out_since: float | None = None
+        self._in_touch_at = now()
         self._heir_from = 0.0
         self._locks_error: LocksUnavailable | None = None
         """Why the last turn left settlements undone."""
@@ -129,7 +129,6 @@ class SqliteConsumer:
     ) -> list[Delivery]:
         deliveries: list[Delivery] = []
         asks = bool(wanted or self._pending or write)
-        began = self._now()
         try:
             deliveries = self._try_turn(wanted, limit, renew, write)
             if self._locks_error is not None:
@@ -139,8 +138,6 @@ class SqliteConsumer:
             if not self._in_trouble:
                 log.error("worker %s waits for its broker, %d settlements kept: %s", self._name, self.unsettled, error)
             self._in_trouble = True
-            if isinstance(error, BrokerError) and self._shut_out_since is None:
-                self._shut_out_since = began
             return deliveries
         if self._in_trouble and asks:
             log.info("worker %s has its broker back", self._name)
@@ -151,13 +148,12 @@ class SqliteConsumer:
         queues = self._queues_with_work(wanted)
         renewing = renew and not self._until_renewal(self._now()) and bool(self._held or self._state)
         if not (queues or self._pending or renewing or write):
+            self._back_in_touch(self._now())
             return []
         ready = self._free_locks()
         with self._database.transaction() as cursor:
             now = self._now()  # only now: the transaction may have waited for others
-            if self._shut_out_since is not None and now - self._shut_out_since >= RENEW_EVERY / 2:
-                # So were others, perhaps: they may renew their leases first, whose jobs are still running.
-                self._heir_from = now + RENEW_EVERY
+            self._back_in_touch(now)
             expired = 0.0 if 0 < self._heir_from - now < LEASE / 2 else now
             settled = self._settle(cursor, ready)
             lost = self._renew(cursor, settled, now) if renewing else []
@@ -169,7 +165,6 @@ class SqliteConsumer:
                 if most > 0:
                     until = now + LEASE
                     deliveries += rows.claim(cursor, self._namespace, queue, most, self._owner, now, until, expired)
-        self._shut_out_since = None
         del self._pending[:ready]
         for settlement, ours in settled:
             if ours:
@@ -184,6 +179,13 @@ class SqliteConsumer:
         if renewing:
             self._renew_at = now + RENEW_EVERY
         return deliveries
+
+    def _back_in_touch(self, now: float) -> None:
+        """Where the file, or the whole host, stood still for others too, these may renew their leases first: their jobs
+        are still running."""
+        if now - self._in_touch_at >= LEASE / 2:
+            self._heir_from = now + RENEW_EVERY
+        self._in_touch_at = now
 
     def _until_renewal(self, now: float) -> float:
         """Seconds; none also where the clock was set back: what is claimed from then on has a lease by the new time."""

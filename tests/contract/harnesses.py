@@ -109,7 +109,28 @@ def amqp(path: Path) -> Harness:
 
 
 def _table(name: str, make: Callable[[str], Broker], clock: Clock) -> Harness:
-    return Harness(name, make, clock.advance, clock.advance, lambda _: clock.advance(LEASE + 1), clock)
+    consumers: list[Consumer] = []
+
+    def make_watched(namespace: str) -> Broker:
+        broker = make(namespace)
+        make_consumer = broker.consumer
+
+        def consumer(name: str) -> Consumer:
+            consumers.append(make_consumer(name))
+            return consumers[-1]
+
+        broker.consumer = consumer  # type: ignore[method-assign]
+        return broker
+
+    def silence(silent: Consumer) -> None:
+        """The others go on meanwhile: nobody is taken for dead where all stood still."""
+        for _ in range(3):
+            clock.advance(LEASE / 2 - 0.5)
+            for other in consumers:
+                if other is not silent:
+                    other.poll({})
+
+    return Harness(name, make_watched, clock.advance, clock.advance, silence, clock)
 
 
 TABLES = {"memory": memory, "sqlite": sqlite, "sqlite-locks-outside": sqlite_locks_outside}

@@ -56,6 +56,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.consumers: list[Consumer] = [self.broker.consumer(f"w{n}") for n in range(2)]
         self.held: list[dict[int, tuple[Delivery, str, int]]] = [{}, {}]
         """Of each consumer: id(delivery) → the delivery, its job, the model's claim."""
+        self.looked = [self.harness.now()] * 2
         self.jobs: dict[str, Model] = {}
         self.locks: dict[str, tuple[str, int, int, float]] = {}
         self.serial = 0
@@ -124,12 +125,14 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), a=st.integers(0, 3), b=st.integers(0, 3))
     def poll(self, who: int, a: int, b: int) -> None:
-        now = self.harness.now()
+        if self.harness.now() - self.looked[who] >= LEASE / 2:  # it stood still: it inherits at its next look
+            assert self.consumers[who].poll({}) == []
+            self.renew(who)
+            self.check_lost(who)
+            self.harness.pass_time(2.5)
+        now = self.looked[who] = self.harness.now()
         deliveries = self.consumers[who].poll({"a": a, "b": b})
-        for _, id, claim in self.held[who].values():
-            model = self.jobs.get(id)
-            if model is not None and model.place == "running" and model.claim == claim:
-                model.until = now + LEASE
+        self.renew(who)
         expected = []
         for queue, limit in (("a", a), ("b", b)):
             due = [
@@ -150,14 +153,20 @@ class BrokerMachine(RuleBasedStateMachine):
             self.serial += 1
             model.claim = self.serial
             self.held[who][id_of(delivery)] = (delivery, model.out.id, model.claim)
-        self.check_lost(who, polled=True)
+        self.check_lost(who)
+
+    def renew(self, who: int) -> None:
+        for _, id, claim in self.held[who].values():
+            model = self.jobs.get(id)
+            if model is not None and model.place == "running" and model.claim == claim:
+                model.until = self.harness.now() + LEASE
 
     def ours(self, who: int, delivery: Delivery) -> Model | None:
         _, id, claim = self.held[who][id_of(delivery)]
         model = self.jobs.get(id)
         return model if model is not None and model.place != "failed" and model.claim == claim else None
 
-    def check_lost(self, who: int, polled: bool) -> None:
+    def check_lost(self, who: int) -> None:
         """A lost delivery really was another's; whoever polled past a renewal knows of it, or finds out in settling."""
         for delivery in self.consumers[who].take_lost():
             assert self.ours(who, delivery) is None
@@ -261,6 +270,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.held[who].clear()
         self.serial += 1
         self.consumers[who] = self.broker.consumer(f"w{self.serial}")
+        self.looked[who] = self.harness.now()
 
     # -- what must hold after each step
 

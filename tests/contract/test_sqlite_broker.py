@@ -101,11 +101,32 @@ def test_a_file_that_was_busy_for_longer_than_a_lease_takes_no_job_from_its_work
     other.settle([Return(returned)])
     assert ids(other.poll(ROOM)) == ids([returned]), "what waits is handed out"
     assert consumer.poll({}) == []
-    clock.time += 3
+    clock.time += 2.5
     assert other.poll(ROOM) == []
     assert consumer.take_lost() == []
-    clock.time += 4
+    clock.time += 2.5
+    assert other.poll(ROOM) == []
+    clock.time += 2.5
     assert ids(other.poll(ROOM)) == ids([running]), "a dead worker still has heirs"
+
+
+def test_a_host_that_stood_still_takes_no_job_from_a_worker_that_goes_on(path: Path) -> None:
+    """As a laptop that slept, or a virtual machine that was moved: every worker's lease is over by the clock."""
+    clock = Clock()
+    broker = SqliteBroker(Database(path), "test", None, clock)
+    consumer, other = broker.consumer("w"), broker.consumer("other")
+    for each in (consumer, other):
+        each.report(worker_state("w"))
+    broker.publish([job()])
+    (running,) = consumer.poll(ROOM)
+    clock.time += 3600
+    broker.publish([job()])
+    assert len(other.poll(ROOM)) == 1, "what waits is handed out"
+    assert other.poll(ROOM) == consumer.poll({}) == []
+    clock.time += 2.5
+    assert other.poll(ROOM) == []
+    consumer.settle([Done(running)])
+    assert consumer.take_lost() == []
 
 
 def test_publishing_to_a_busy_file_waits_as_long_as_it_may(broker: SqliteBroker, path: Path) -> None:
@@ -317,7 +338,10 @@ def test_leases_are_renewed_although_the_clock_was_set_back(path: Path) -> None:
         assert consumer.poll({}) == other.poll(ROOM) == []
     assert [state.seen_at for state in broker.workers()] == [pytest.approx(clock.time, abs=3)]
     del consumer  # killed
-    clock.time += 6
+    for _ in range(2):
+        clock.time += 2.5
+        assert other.poll(ROOM) == []
+    clock.time += 2.5
     assert len(other.poll(ROOM)) == 1, "the other one is due by the earlier time"
 
 
