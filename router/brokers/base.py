@@ -206,11 +206,15 @@ class QueueCounts(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Numbers of a namespace: by queue (each asked for, and each that is known to hold something), and in all."""
+    """Numbers of a namespace: by queue (each asked for, and each that is known to hold something), and in all.
+
+    ``missing``: those asked for that the broker doesn't have, where it needs any to be made.
+    """
 
     queues: Mapping[str, QueueCounts]
     delayed: int | None
     failed: int | None
+    missing: tuple[str, ...] = ()
 
 
 class Keep(msgspec.Struct, frozen=True):

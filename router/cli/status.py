@@ -31,6 +31,9 @@ def status(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> N
         typer.echo(f"broker {url}, namespace {namespace}\n")
         _show_queues(counts, now)
         typer.echo(f"\nin all: {_number(counts.delayed)} delayed, {_number(counts.failed)} failed\n")
+        if counts.missing:
+            text = f"not on the broker, under this namespace: {', '.join(sorted(counts.missing))}"
+            typer.secho(f"{text}; a job, a worker or `router topology apply` makes them\n", fg="yellow")
         if workers is not None:
             _show_workers(workers, now)
     if problem is not None:

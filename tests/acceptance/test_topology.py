@@ -10,7 +10,7 @@ import pytest
 
 from tests.app import App, amqp_url
 from tests.servers.raw import Raw
-from tests.servers.shared import RabbitPlace
+from tests.servers.shared import RabbitPlace, rabbit_node
 
 WORK = """
 import json, os
@@ -60,6 +60,29 @@ def test_a_plan_is_made_and_then_found_as_it_should_be(app: App, raw: Raw) -> No
     assert app.router("topology", "check", "--format", "json").json() == []
     assert "0 made" in app.router("topology", "apply").stdout
     assert f"queue {raw.names.queue('emails')}\n    x-queue-type = quorum" in app.router("topology", "plan").stdout
+
+
+def test_a_user_who_may_not_configure_is_told_that_nothing_could_be_compared(app: App) -> None:
+    node = rabbit_node()
+    if node is None:
+        pytest.skip("users of ROUTER_TEST_AMQP_URL are not ours to make")
+    app.router("topology", "apply")
+    url = app.env["ROUTER_BROKER_URL"]
+    vhost = url.rpartition("/")[2]
+    node.ctl("add_user", f"reader-{vhost}", "secret")
+    node.ctl("set_permissions", "-p", vhost, f"reader-{vhost}", "^$", ".*", ".*")
+    app.env["ROUTER_BROKER_URL"] = url.replace("guest:guest@", f"reader-{vhost}:secret@")
+    count = len(app.router("topology", "check", "--format", "json", code=1).json())
+    said = app.router("topology", "check", code=1).stderr
+    assert said == f"error: {count} of {count} are there, but can't be compared without configure permission\n"
+
+
+def test_status_says_which_queues_are_not_there(app: App) -> None:
+    said = app.router("status").stdout
+    assert "not on the broker, under this namespace: default, emails; a job, a worker or" in said
+    assert app.router("status", "--format", "json").json()["counts"]["missing"] == ["default", "emails"]
+    app.router("topology", "apply")
+    assert "not on the broker" not in app.router("status").stdout
 
 
 def test_what_differs_is_named_with_the_way_to_move_over(app: App, raw: Raw) -> None:

@@ -719,6 +719,8 @@ def test_counts(harness: Harness) -> None:
     broker = harness.broker()
     unknown = broker.counts(["a"]).queues["a"]
     assert (unknown.ready, unknown.oldest) == (0, None)
+    assert broker.counts(["a"]).missing == ()
+    assert broker.counts(["new"]).missing == (() if harness.table else ("new",))
     if harness.table:
         assert broker.counts(["a"]) == Counts({"a": QueueCounts(0, 0, 0, 0, None)}, 0, 0)
     began = harness.now()

@@ -132,12 +132,13 @@ class AmqpBroker:
         with self._link("counting") as link:
             admin = Admin(link)
             by_queue = {queue: _ready(admin, self.names.queue(queue)) for queue in queues}
-            waits = [_ready(admin, self.names.delay_queue(delay)) for delay in sorted({*LADDER, *exact})]
-            failed = _ready(admin, self.names.failed)
+            waits = [_ready(admin, self.names.delay_queue(delay)) or 0 for delay in sorted({*LADDER, *exact})]
+            failed = _ready(admin, self.names.failed) or 0
         return Counts(
-            queues={queue: QueueCounts(ready, None, None, None, None) for queue, ready in by_queue.items()},
+            queues={queue: QueueCounts(ready or 0, None, None, None, None) for queue, ready in by_queue.items()},
             delayed=sum(waits),
             failed=failed,
+            missing=tuple(queue for queue, ready in by_queue.items() if ready is None),
         )
 
     def workers(self) -> list[WorkerState]:
@@ -248,6 +249,7 @@ class AmqpBroker:
             link.close()
 
 
-def _ready(admin: Admin, queue: str) -> int:
+def _ready(admin: Admin, queue: str) -> int | None:
+    """None: there is no such queue."""
     counts = admin.count(queue)
-    return counts[0] if counts is not None else 0
+    return counts[0] if counts is not None else None
