@@ -34,6 +34,15 @@ from typing import Any, SupportsFloat
 from router.durations import DurationError, parse_duration
 
 
+def in_words(error: BaseException) -> str:
+    """``ValueError: text``, for users, of an exception that isn't ours: also where it has no text, or can't tell it."""
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 - user code
+        text = f"(its text can't be had: __str__ raises {type(broken).__name__})"
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
 class RouterError(Exception):
     """Base of everything that the router raises on its own account."""
 

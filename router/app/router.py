@@ -40,6 +40,7 @@ from router.errors import (
     LocksUnavailable,
     RegistrationError,
     UnknownPoint,
+    in_words,
 )
 from router.forks import in_forked_children
 from router.jobs.following import LifecycleEvent, Name, level, log_event, of_job
@@ -126,7 +127,7 @@ class Router:
         try:
             setup(self)
         except (Exception, SystemExit) as error:  # user code
-            raise HandlerImportError(f"{path}: {type(error).__name__}: {error}{where(error)}") from error
+            raise HandlerImportError(f"{path}: {in_words(error)}{where(error)}") from error
         finally:
             self._in_bootstrap = False
 

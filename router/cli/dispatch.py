@@ -29,7 +29,7 @@ from router.cli.common import (
     progress_bar,
 )
 from router.cli.interrupting import CtrlC, interrupted
-from router.errors import DispatchError, RouterError
+from router.errors import DispatchError, RouterError, in_words
 
 _NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What decoding raises; RecursionError where it is nested too deeply, as it says."""
@@ -101,7 +101,7 @@ def _as_data(done: Dispatch) -> dict[str, Any]:
     return {
         "event_id": done.event_id,
         "results": {route: _encodable(result) for route, result in done.results.items()},
-        "errors": {route: f"{type(error).__name__}: {error}" for route, error in done.errors.items()},
+        "errors": {route: in_words(error) for route, error in done.errors.items()},
         "jobs": dict(done.jobs),
         "duplicates": [list(pair) for pair in done.duplicates],
         "stopped_by": done.stopped_by,

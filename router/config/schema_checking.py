@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from router.config.problems import Problem, closest, did_you_mean
 from router.config.values import MAX_ALTERNATIVES, TYPE_WORDS, alternatives, short, there, type_words
+from router.errors import in_words
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -63,7 +64,7 @@ def schema_problem(schema: dict[str, Any] | bool, path: str) -> Problem | None:
     except BaseException as error:
         if not isinstance(error, Exception) and not is_too_deep(error):
             raise
-        found = [("it is nested too deeply" if is_too_deep(error) else f"{type(error).__name__}: {error}"[:100], None)]
+        found = [("it is nested too deeply" if is_too_deep(error) else in_words(error)[:100], None)]
     if not found:
         return None
     (text, hint), *others = found

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from router.config.settings import Point
-from router.errors import HandlerImportError, InvalidPayload
+from router.errors import HandlerImportError, InvalidPayload, in_words
 from router.routing import models
 from router.routing.handlers import import_callable, import_object
 from router.routing.references import References, has_references
@@ -119,7 +119,7 @@ class EventReader:
             try:
                 payload = self._upcasters[number - first](payload)
             except Exception as error:  # user code
-                why = f"{type(error).__name__}: {error}"
+                why = in_words(error)
                 raise InvalidPayload(f"{point.name}: the upcaster {path} raised {why} (version {number})") from error
             if not isinstance(payload, Mapping):
                 kind = type(payload).__name__

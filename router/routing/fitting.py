@@ -10,6 +10,7 @@ import msgspec
 
 from router.config.problems import counted, did_you_mean
 from router.config.values import alternatives, short, there
+from router.errors import in_words
 from router.routing.class_schemas import Node, generated, plain
 from router.routing.mistakes import MAX_SHOWN, Path, label, listed, missing, unknown, wrong_option
 
@@ -75,7 +76,7 @@ def unfit(error: Exception, data: bytes, event_type: type | None, point: str) ->
         elif hasattr(error, "errors"):
             texts = _pydantic_texts(error.errors(include_url=False), payload, event_type)
         else:
-            texts = [f"{type(error).__name__}: {error}"]
+            texts = [in_words(error)]
     except Exception:  # noqa: BLE001 - the library's own words are better than none
         texts = [str(error)]
     return listed(head, texts)

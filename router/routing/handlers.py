@@ -14,7 +14,7 @@ from types import CoroutineType, TracebackType
 from typing import Any, NoReturn
 
 from router.config.problems import did_you_mean
-from router.errors import HandlerImportError
+from router.errors import HandlerImportError, in_words
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _OURS = os.path.join(_PACKAGE, "")
@@ -78,7 +78,7 @@ def import_object(path: str) -> Any:
             owner = f"module {module_name}" if inspect.ismodule(found) else repr(found)
             raise HandlerImportError(f"{path}: {owner} has no {attribute!r}" + (f"; {hint}" if hint else "")) from None
         except (Exception, SystemExit) as error:  # a `__getattr__` of a module that imports what is asked for, say
-            words = f"{type(error).__name__}: {error}{where(error)}"
+            words = f"{in_words(error)}{where(error)}"
             raise HandlerImportError(f"{path}: looking up {attribute!r} fails: {words}") from error
     return found
 
@@ -91,7 +91,7 @@ def _import_module(path: str, module_name: str) -> Any:
             raise HandlerImportError(f"{path}: there is no module {error.name!r} on the import path") from error
         raise HandlerImportError(f"{path}: importing {module_name} fails: {error}{where(error)}") from error
     except (Exception, SystemExit) as error:  # a script that ends the process when it is imported
-        words = f"{type(error).__name__}: {error}{where(error)}"
+        words = f"{in_words(error)}{where(error)}"
         raise HandlerImportError(f"{path}: importing {module_name} fails: {words}") from error
 
 
@@ -174,7 +174,7 @@ def _callable(found: Any, path: str, method: str) -> Callable[..., Any]:
             try:
                 made = found()
             except (Exception, SystemExit) as error:
-                words = f"{type(error).__name__}: {error}"
+                words = in_words(error)
                 raise HandlerImportError(
                     f"{path}: {found.__name__}() fails: {words}; it is made with no arguments"
                 ) from error

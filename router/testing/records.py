@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from router.brokers.base import Reason
 from router.config import AsyncOptions, format_duration
+from router.errors import in_words
 from router.jobs.job import AttemptRecord
 
 Outcome = Literal["succeeded", "retrying", "failed", "waiting", "duplicate", "skipped"]
@@ -121,16 +122,12 @@ class Ran:
 
     def __str__(self) -> str:
         retry = f" in {format_duration(self.retry_in)}" if self.retry_in is not None else ""
-        error = f": {_words(self.error)}" if self.error is not None else ""
-        broken = f"; its callback raised {_words(self.callback_error)}" if self.callback_error is not None else ""
+        error = f": {in_words(self.error)}" if self.error is not None else ""
+        broken = f"; its callback raised {in_words(self.callback_error)}" if self.callback_error is not None else ""
         return (
             f"{self.at:%Y-%m-%d %H:%M:%S}  {self.route} ({self.point}) {self.payload}, "
             f"attempt {self.attempt} of {self.max_attempts or '?'}: {self.outcome}{retry}{error}{broken}"
         )
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from router.app.imports import import_mistakes
 from router.app.router import Router, extend_import_path
 from router.config import Diagnostic, Loaded, load
 from router.config.problems import Problem
-from router.errors import ConfigError, HandlerImportError, RouterError
+from router.errors import ConfigError, HandlerImportError, RouterError, in_words
 from router.routing.events import import_event_type
 from router.routing.misfits import misfits
 from router.worker.checking import Checked
@@ -37,7 +37,7 @@ def check_file(path: str, env: str | None) -> Checked:
         set_default(router)
         table = router.table
     except Exception as error:  # noqa: BLE001 - bootstrap is user code; what it raises is the answer
-        words = str(error) if isinstance(error, HandlerImportError) else f"{type(error).__name__}: {error}"
+        words = str(error) if isinstance(error, HandlerImportError) else in_words(error)
         diagnostics.append(composition.diagnose(("bootstrap",), f"bootstrap fails: {words}"))
     return Checked(table, tuple(composition.ordered(diagnostics)), watched=loaded.watched)
 

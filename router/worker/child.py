@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from router.app.context import Context, running
 from router.app.default import set_default
 from router.app.router import Router
-from router.errors import InvalidPayload
+from router.errors import InvalidPayload, in_words
 from router.jobs.job import Job, UndecodableJob
 from router.jobs.lifecycle import Callback
 from router.logs import set_up_logging
@@ -200,7 +200,7 @@ def main() -> int:
             set_default(router)
             routes = import_routes(router.table, router.references)
         except Exception as error:  # noqa: BLE001 - whatever importing user code raises is told to the parent
-            pipe.send(Unready(encodable(f"{type(error).__name__}: {error}")))
+            pipe.send(Unready(encodable(in_words(error))))
             return 1
         sharing = frozenset(key for key, runnable in routes.items() if runnable.handler.is_async)
         pipe.send(Ready(frozenset(router.listeners.by_name), sharing))

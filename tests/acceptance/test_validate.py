@@ -146,6 +146,30 @@ extensions:
 """
 
 
+UNTELLABLE = """
+version: 1
+pythonpath: ["."]
+bootstrap: words:start
+extensions:
+  a:
+    handlers: [{handler: "fails:run"}, {handler: "words:Made"}]
+"""
+
+
+def test_exceptions_that_cannot_tell_their_words_end_in_no_traceback(folder: Path) -> None:
+    (folder / "extensions.yaml").write_text(UNTELLABLE)
+    (folder / "fails.py").write_text("from words import Wordless\nraise Wordless\n")
+    (folder / "words.py").write_text(
+        "class Wordless(Exception):\n    def __str__(self):\n        return self.text\n"
+        "class Made:\n    def __init__(self):\n        raise Wordless\n    def handle(self, event):\n        pass\n"
+        "def start(router):\n    raise Wordless\n"
+    )
+    said = run(folder, "validate", code=1).stderr
+    for what in ("bootstrap fails: words:start", "fails:run: importing fails fails", "words:Made: Made() fails"):
+        assert f"{what}: Wordless: (its text can't be had: __str__ raises AttributeError)" in said
+    assert "3 mistakes" in said
+
+
 def test_the_broker_itself_says_which_timeouts_it_does_not_stand(make_app: Callable[..., App]) -> None:
     app = make_app(TOO_LONG)
     broker = connect(app.env["ROUTER_BROKER_URL"], app.env["ROUTER_NAMESPACE"])

@@ -18,7 +18,7 @@ from kombu.connection import Connection as KombuConnection
 
 from router.brokers.amqp.wire import Channel, Connection, Transport
 from router.config.urls import amqp_options_problem, mask_url
-from router.errors import BrokerRefused, BrokerUnavailable
+from router.errors import BrokerRefused, BrokerUnavailable, in_words
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ class Dialing:
         except (BrokerUnavailable, BrokerRefused) as error:
             outcome = error
         except Exception as error:  # noqa: BLE001 - a thread that ended without an outcome would be waited for for ever
-            outcome = BrokerUnavailable(f"{self._address}: {type(error).__name__}: {error}")
+            outcome = BrokerUnavailable(f"{self._address}: {in_words(error)}")
         with self._lock:
             self._outcome = outcome
             given_up = self._given_up
