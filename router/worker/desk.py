@@ -116,17 +116,55 @@ class Desk:
         usable = self._open_to_jobs(pool.usable())
         taken = sum(map(len, self._waiting.values())) + len(self._calls)
         free = sum(not child.runs for child in usable) - taken
+        stuck = self._stuck(pool, usable)
+        open_to = {queue: self._choices(queue, usable, stuck)[-1] for queue in self.queues() if queue not in held_up}
         many = self._table.settings.async_concurrency
-        shared = {queue: _places(queue, most, usable) - taken for queue, most in many.items()}
+        shared = {queue: _places(queue, many[queue], each) - taken for queue, each in open_to.items() if queue in many}
         limits = self._table.settings.concurrency
         in_hand = Counter(run.queue for run in self._runs) if limits else {}
-        order = [queue for queue in self.queues() if queue not in held_up]
-        ahead = {queue: max(self._spare(queue, usable, now) - taken, 0) for queue in order if queue not in limits}
-        return room(order, free, ahead, shared, limits, in_hand)
+        spare = {queue: self._spare(queue, each, now) for queue, each in open_to.items() if queue not in limits}
+        ahead = {queue: max(count - taken, 0) for queue, count in spare.items()}
+        wanted = frozenset() if stuck else self._wanted(usable, now)
+        return room(open_to, free, ahead, shared, limits, in_hand, wanted)
+
+    def _wanted(self, usable: list[Child], now: float) -> frozenset[str]:
+        """The queues whose jobs these children, as long as they go on so, would never have a place for."""
+        sharing = frozenset(self._table.settings.async_concurrency)
+        if not usable:
+            return frozenset()
+        if all(child.shares for child in usable):
+            return frozenset(self._served) - sharing
+        if all(child.runs and not child.shares and self._is_short(child, now) for child in usable):
+            return sharing
+        return frozenset()
 
     def _open_to_jobs(self, usable: list[Child]) -> list[Child]:
         """Those that may be given jobs: not the least busy one while callbacks wait for one with nothing to do."""
         return usable[1:] if self._calls else usable
+
+    def _stuck(self, pool: Pool, usable: list[Child]) -> list[str]:
+        """The queues whose next job can start only in a child that first ends all that it runs: all of them run such
+        as it can't be beside."""
+        waiting = [(queue, runs[0]) for queue, runs in self._waiting.items() if runs] if usable else []
+        return [queue for queue, run in waiting if self._fits_none(run, usable) and not self._is_at_limit(queue, pool)]
+
+    def _fits_none(self, run: Run, usable: list[Child]) -> bool:
+        if self._shares(run):
+            return all(child.runs and not child.shares for child in usable)
+        return all(child.shares for child in usable)
+
+    def _choices(self, queue: str, usable: list[Child], stuck: list[str]) -> list[list[Child]]:
+        """The children that may be given a job of that queue, the better ones first: the least busy one gets nothing
+        more while a job of another queue waits for it to end what it runs, unless ``queue`` goes first."""
+        others = [other for other in stuck if other != queue]
+        if not others:
+            return [usable]
+        goes_first = all(self._turns.outranks(queue, other) for other in others)
+        return [usable[1:], usable] if goes_first else [usable[1:]]
+
+    def _is_at_limit(self, queue: str, pool: Pool) -> bool:
+        limit = self._table.settings.concurrency.get(queue)
+        return limit is not None and sum(child.by_queue[queue] for child in pool) >= limit
 
     def _spare(self, queue: str, usable: list[Child], now: float) -> int:
         """How many jobs of that queue could be sent ahead to busy children."""
@@ -204,15 +242,20 @@ class Desk:
         progress = True
         while progress:
             progress = False
+            stuck = self._stuck(pool, usable)
             for queue in self._turns.order([queue for queue, runs in self._waiting.items() if runs]):
                 if lifecycle.is_expired(self._waiting[queue][0].job, time.time()):
                     self._expire(self._waiting[queue].popleft(), now)
                     progress = True
                     break
-                child = self._child_for(queue, self._waiting[queue][0], pool, usable, idle, now)
+                if self._is_at_limit(queue, pool):
+                    continue
+                choices = self._choices(queue, usable, stuck)
+                run = self._waiting[queue][0]
+                child = next(filter(None, (self._child_for(run, each, idle, now) for each in choices)), None)
                 if child is not None:
                     self._send(child, self._waiting[queue].popleft(), now)
-                    self._turns.advance()
+                    self._turns.advance(queue)
                     progress = True
                     break
 
@@ -227,16 +270,12 @@ class Desk:
             run.phase, run.deadline = "calling", None
             self._calls.append(run)
 
-    def _child_for(
-        self, queue: str, run: Run, pool: Pool, usable: list[Child], idle: list[Child], now: float
-    ) -> Child | None:
-        limit = self._table.settings.concurrency.get(queue)
-        if limit is not None and sum(child.by_queue[queue] for child in pool) >= limit:
-            return None
+    def _child_for(self, run: Run, usable: list[Child], idle: list[Child], now: float) -> Child | None:
+        queue = run.queue
         if self._shares(run):
             most = self._table.settings.async_concurrency[queue]
             able = [each for each in usable if (not each.runs or each.shares) and each.by_queue[queue] < most]
-            able = [each for each in able if each.pipe.unsent + len(run.body) < MAX_UNSENT]
+            able = [each for each in able if not each.pipe.unsent or each.pipe.unsent + len(run.body) < MAX_UNSENT]
             child = min(able, key=lambda each: len(each.runs), default=None)
             if child in idle:
                 idle.remove(child)
@@ -244,7 +283,7 @@ class Desk:
         if idle:
             return idle.pop()
         depth = self._durations.ahead(queue)
-        if limit is not None or not depth:
+        if queue in self._table.settings.concurrency or not depth:
             return None
         child = min(usable, key=lambda child: len(child.runs), default=None)
         if child is None or len(child.runs) > depth or not self._is_short(child, now):

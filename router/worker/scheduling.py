@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 AHEAD_SECONDS = 0.05
 """How much work, measured in time, may wait inside a busy child."""
@@ -43,19 +43,25 @@ class Turns:
 
     def __init__(self, named: Iterable[str] = ()) -> None:
         self._named = tuple(dict.fromkeys(named))
-        self._offset = 0
+        self._starts = 0
+        self._started: dict[str, int] = {}
+        """By queue: which of the starts was its last."""
 
     def order(self, queues: Iterable[str]) -> list[str]:
         """Those of ``queues`` that this worker serves, the next one first."""
-        queues = list(queues)
         if self._named:
+            queues = set(queues)
             return [queue for queue in self._named if queue in queues]
-        start = self._offset % len(queues) if queues else 0
-        return queues[start:] + queues[:start]
+        return sorted(queues, key=lambda queue: self._started.get(queue, 0))
 
-    def advance(self) -> None:
-        """A job was started: the next queue's turn."""
-        self._offset += 1
+    def advance(self, queue: str) -> None:
+        """A job of that queue was started: the turn of those that have waited for longer."""
+        self._starts += 1
+        self._started[queue] = self._starts
+
+    def outranks(self, queue: str, other: str) -> bool:
+        """Whether that queue goes first, since it was named first."""
+        return bool(self._named) and self._named.index(queue) < self._named.index(other)
 
 
 def room(
@@ -65,22 +71,20 @@ def room(
     shared: Mapping[str, int],
     limits: Mapping[str, int],
     in_hand: Mapping[str, int],
+    wanted: Container[str] = (),
 ) -> dict[str, int]:
     """How many more jobs of each queue this worker can take, in the given order.
 
     ``free``: children with nothing to do, less the jobs that wait for one; ``ahead``: what may be sent ahead, by queue;
     ``shared``: what can be run beside others, of the queues where that is allowed;
-    ``limits``: the queues' ``concurrency``; ``in_hand``: jobs of each queue here, started or not. A queue with a limit
-    gets nothing sent ahead: one child runs one of its jobs.
+    ``limits``: the queues' ``concurrency``; ``in_hand``: jobs of each queue here, started or not; ``wanted``: the
+    queues of which one may be taken although there is no place for it. A queue with a limit gets nothing sent ahead:
+    one child runs one of its jobs.
     """
     found = {}
     for queue in order:
         limit = limits.get(queue)
-        if queue in shared:
-            most = shared[queue] if limit is None else limit - in_hand.get(queue, 0)
-            found[queue] = max(min(shared[queue], most), 0)
-        elif limit is None:
-            found[queue] = max(free, 0) + ahead.get(queue, 0)
-        else:
-            found[queue] = max(min(free, limit - in_hand.get(queue, 0)), 0)
+        count = shared[queue] if queue in shared else max(free, 0) + (ahead.get(queue, 0) if limit is None else 0)
+        count = max(count, int(queue in wanted))
+        found[queue] = count if limit is None else min(count, limit - in_hand.get(queue, 0))
     return {queue: count for queue, count in found.items() if count > 0}

@@ -92,6 +92,7 @@ extensions:
   dies: {handlers: [{handler: "work:dies", async: true}]}
   dies.unseen: {handlers: [{handler: "work:dies_in_a_callback", async: true}]}
   plain: {handlers: [{handler: "work:plain", async: true}]}
+  plain.alone: {handlers: [{handler: "work:plain", async: {queue: alone}}]}
   raises: {handlers: [{handler: "work:raises", async: {retries: 1}}]}
   unwritable: {handlers: [{handler: "work:unwritable", async: true}]}
   unwritable.alone: {handlers: [{handler: "work:unwritable", async: {queue: alone}}]}
@@ -137,6 +138,14 @@ def test_handlers_that_wait_run_beside_each_other_in_one_child_up_to_the_limit(a
     assert len({line["pid"] for line in app.journal("start")}) == 1
     worker.end()
     assert not app.failed()
+
+
+def test_a_job_that_needs_a_child_for_itself_gets_one_however_many_shared_ones_wait(app: App) -> None:
+    dispatch(app, "plain.alone", neighbours=400, seconds=0.2)
+    app.start_worker("--concurrency", "1")
+    (plain,) = app.wait_for("plain")
+    app.wait_for("end", 400)
+    assert sum(line["at"] > plain["at"] for line in app.journal("start")) > 200
 
 
 def test_one_that_is_overdue_is_cancelled_and_nobody_else_notices(app: App) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from router.routing.table import compile_table
 from router.worker.desk import Desk
 from router.worker.messages import Call, Called, Raised, Ready, Returned, Started, ToChild
 from router.worker.messages import Run as RunMessage
-from router.worker.pool import Child
+from router.worker.pool import MAX_UNSENT, Child
 
 OPTIONS = AsyncOptions(queue="first", delay=0, max_attempts=3, backoff=Backoff("fixed", (1.0,)), timeout=5)
 TABLE = compile_table(
@@ -35,17 +36,28 @@ def delivery(name: str, count: int = 1, queue: str = "first", **changes: Any) ->
         v=1,
         job=name,
         point="p",
-        route="r",
-        event=msgspec.Raw(b"{}"),
+        **{"route": "r", "event": msgspec.Raw(b"{}"), **changes},
         dispatched_at=0.0,
         correlation="c",
-        **changes,
     )
     return Delivery(queue, encode(job), count, None)
 
 
+class Children(list[Any]):
+    """As a pool."""
+
+    def __init__(self, *children: Any) -> None:
+        super().__init__(children)
+
+    def usable(self) -> list[Any]:
+        return sorted(self, key=lambda child: len(child.runs))
+
+    def note_job(self, *_: object) -> None:
+        pass
+
+
 def pool(*children: Any) -> Any:
-    return SimpleNamespace(usable=lambda: list(children))
+    return Children(*children)
 
 
 FREE = SimpleNamespace(runs={}, first=None, shares=False, by_queue=Counter())
@@ -255,6 +267,74 @@ def test_a_worker_takes_no_more_expired_jobs_than_it_can_call_back_for() -> None
         desk.assign(pool(only), turn)
     assert desk.in_hand <= 50
     assert taken > 90, "and it goes on"
+
+
+def test_a_shared_job_of_any_size_gets_a_child_that_has_read_what_it_was_sent() -> None:
+    desk = Desk(SHARED, (), None)
+    desk.rely_on(Ready(sharing=frozenset({("p", "r")})))
+    only, _ = child()
+    large = msgspec.Raw(b'{"text": "%s"}' % (b"x" * 2 * MAX_UNSENT))
+    desk.take([delivery("small"), delivery("large", event=large)], 0.0)
+    desk.assign(Children(only), 0.0)
+    assert [run.job.job for run in only.runs.values()] == ["small", "large"]
+    only.pipe.unsent = len(large)  # type: ignore[misc]
+    desk.take([delivery("another", event=large)], 0.0)
+    desk.assign(Children(only), 0.0)
+    assert len(only.runs) == 2, "what a child hasn't read yet is bounded"
+
+
+TWO_KINDS = compile_table(
+    Settings(
+        path="x",
+        hash="x",
+        points=(
+            Point(
+                "p",
+                (
+                    Route("r", "p", "m:f", options=EXPIRES),
+                    Route("plain", "p", "m:g", options=msgspec.structs.replace(EXPIRES, queue="second")),
+                ),
+            ),
+        ),
+        async_concurrency={"first": 3},
+    )
+)
+
+
+@pytest.mark.parametrize("named", [(), ("second", "first"), ("first", "second")])
+@pytest.mark.parametrize("children", [1, 2])
+@pytest.mark.parametrize("seconds", [3.0, 0.0001], ids=["long", "short"])
+def test_jobs_that_share_a_child_and_those_that_do_not_both_get_on(
+    named: tuple[str, ...], children: int, seconds: float
+) -> None:
+    """There are always more of both than places. A shared job takes three turns; plain ones take one, which short ones
+    take together."""
+    desk = Desk(TWO_KINDS, named, None)
+    desk.rely_on(Ready(sharing=frozenset({("p", "r")})))
+    pool = Children(*(child()[0] for _ in range(children)))
+    ended: Counter[str] = Counter()
+    begun: dict[int, int] = {}
+    numbers = itertools.count()
+    for turn in range(300):
+        for each in pool:
+            for run in list(each.runs.values())[: 1 if each.first and not each.shares and seconds > 1 else None]:
+                began = begun.setdefault(run.number, turn)
+                if began == turn:
+                    desk.heard(each, Started(run.number), pool, float(turn))
+                elif not run.shared or turn - began == 3:
+                    desk.heard(each, Returned(run.number, seconds, 1), pool, float(turn))
+                    ended["first" if run.shared else "second"] += 1
+        room = desk.room(pool, float(turn))
+        left = max(room.values(), default=0)
+        for queue, count in room.items():
+            for _ in range(min(count, left)):
+                left -= 1
+                route = "r" if queue == "first" else "plain"
+                desk.take([delivery(f"{next(numbers)}", queue=queue, route=route)], float(turn))
+        desk.assign(pool, float(turn))
+    first, last = named or ("first", "second")
+    assert ended[first] >= 40
+    assert ended[last] >= 40 or named, "which gets what is left where the user has said which goes first"
 
 
 def test_a_callback_gets_a_child_however_busy_all_of_them_are_kept_with_shared_jobs() -> None:

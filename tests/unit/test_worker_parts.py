@@ -52,14 +52,19 @@ def a_run(number: int, job_id: str = "j", deliveries=None) -> RunInHand:
 def test_queues_take_turns_when_none_are_named():
     turns = Turns()
     first = turns.order(["a", "b", "c"])
-    turns.advance()
+    turns.advance("a")
     assert (first, turns.order(["a", "b", "c"])) == (["a", "b", "c"], ["b", "c", "a"])
+    turns.advance("c")
+    assert turns.order(["a", "b", "c"]) == ["b", "a", "c"]
 
 
 def test_named_queues_keep_their_order_and_others_are_left_out():
     turns = Turns(["high", "low"])
-    turns.advance()
+    turns.advance("high")
     assert turns.order(["default", "low", "high"]) == ["high", "low"]
+    assert turns.outranks("high", "low")
+    assert not turns.outranks("low", "high")
+    assert not Turns().outranks("high", "low")
 
 
 def test_nothing_is_sent_ahead_until_a_queue_is_known_as_short():
@@ -95,16 +100,20 @@ def test_where_one_job_in_a_hundred_is_slow_nothing_is_sent_ahead():
     st.dictionaries(st.sampled_from("abc"), st.integers(1, 5)),
     st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)),
     st.dictionaries(st.sampled_from("abc"), st.integers(-9, 99)),
+    st.sets(st.sampled_from("abc")),
 )
-def test_room_never_exceeds_what_is_free_nor_the_limit_of_a_queue(free, ahead, limits, in_hand, shared):
-    found = room("abc", free, ahead, shared, limits, in_hand)
+def test_room_never_exceeds_what_is_free_nor_the_limit_of_a_queue(free, ahead, limits, in_hand, shared, wanted):
+    found = room("abc", free, ahead, shared, limits, in_hand, wanted)
     for queue, count in found.items():
         assert count > 0
+        if queue in limits:
+            assert count <= limits[queue] - in_hand.get(queue, 0)
+        if queue in wanted and count == 1:
+            continue
         if queue in shared:
             assert count <= shared[queue]
-            assert queue not in limits or count <= limits[queue] - in_hand.get(queue, 0)
         elif queue in limits:
-            assert count <= min(free, limits[queue] - in_hand.get(queue, 0))
+            assert count <= free
         else:
             assert count <= max(free, 0) + ahead.get(queue, 0)
 
