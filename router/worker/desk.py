@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 
 from router.brokers.base import Delivery, Return, Settlement
 from router.errors import LocksUnavailable
@@ -17,11 +18,11 @@ from router.jobs import lifecycle
 from router.jobs.following import name_of
 from router.jobs.lifecycle import Again, Callback, Died, Expired, Failed, Finish, Outcome, Step, TimedOut
 from router.jobs.unique import until_start
-from router.locks.base import Held, Locks, Taken
+from router.locks.base import Claim, Held, Locks, Taken
 from router.routing.table import RoutingTable
 from router.worker.intake import SUSPECT_AFTER, Intake, LockStoreAway
 from router.worker.journal import Journal
-from router.worker.lock_outage import LockOutage
+from router.worker.lock_store import LockStore
 from router.worker.messages import Call, Called, Cancel, Lost, NotRunnable, Raised, Ready, Returned, Started, Verdict
 from router.worker.messages import Run as RunMessage
 from router.worker.pool import MAX_UNSENT, Child, Pool
@@ -57,16 +58,15 @@ class Desk:
         self._table = table
         self._queues = frozenset(table.queues())
         self._served = list(table.queues())
-        self._locks = locks
+        self._locks = LockStore(locks) if locks is not None else None
         self._runs = Runs()
-        self._intake = Intake(self._runs, locks, self.journal)
+        self._intake = Intake(self._runs, self._locks, self.journal)
         self._turns = Turns(named_queues)
         self._durations = Durations()
         self._waiting: dict[str, deque[Run]] = {}
         self._calls: deque[Run] = deque()
         """Those whose callbacks are to be called in any child."""
         self._locked_out: list[LockStoreAway] = []
-        self._outage = LockOutage()
         self._suspects: deque[Delivery] = deque()
         """Jobs that may take the worker down: each starts when nothing else is in hand."""
         self._alone = False
@@ -204,19 +204,13 @@ class Desk:
                 self._take(self._suspects.popleft(), now)
 
     def _take(self, delivery: Delivery, now: float) -> None:
-        # Asking for each of them would hold up the loop; they are looked at again together.
-        away_still = self._locked_out[-1].error if self._locked_out and self._outage.lasts(now) else None
-        match self._intake.take(delivery, self._table, now, away_still):
+        match self._intake.take(delivery, self._table, now):
             case None:
                 pass
             case Run() as run:
                 self._waiting.setdefault(run.queue, deque()).append(run)
-                if run.claim is not None:
-                    self._outage.over()
             case LockStoreAway() as away:
                 self._locked_out.append(away)
-                if away_still is None:
-                    self._outage.note(away.error, away.took, now)
             case settlement:
                 self._settlements.append(settlement)
 
@@ -319,7 +313,9 @@ class Desk:
                 run.started_epoch = time.time()
                 run.deadline = now + run.options.timeout
                 self.journal.started(run)
-                self._free_at_start(run)
+                if run.claim is not None and until_start(run.claim.key, run.options):
+                    run.renew_at, run.owes_lock = None, True
+                    self._give_up_lock(run, run.claim, now)
             case Returned(_, seconds, rss):
                 child.drop(run, now)
                 pool.note_job(child, rss)
@@ -351,18 +347,6 @@ class Desk:
     def _note(self, run: Run, seconds: float) -> None:
         if not run.shared:
             self._durations.note(run.queue, seconds)
-
-    def _free_at_start(self, run: Run) -> None:
-        """Give up the lock of a job that is unique until it starts."""
-        if self._locks is None or run.claim is None or not until_start(run.claim.key, run.options):
-            return
-        run.renew_at = None
-        try:
-            self._locks.free(run.claim)
-        except LocksUnavailable as error:
-            log.warning(
-                "the lock of %s can't be given up: %s", run.route.id, error, extra={"event": "locks.unavailable"}
-            )
 
     def child_ended(self, child: Child, how: str, now: float) -> None:
         """A child's process is gone: the job that ran there pays an attempt, or of those that shared it the one whose
@@ -458,28 +442,36 @@ class Desk:
 
     def check_locks(self, now: float) -> None:
         """Renew the leases of unique jobs in hand; look again at those whose lock store was out of reach."""
-        if self._locks is None or self._outage.lasts(now):
+        if self._locks is None:
             return
+        for run in self._runs:
+            if self._locks.closed(now):
+                return
+            if run.claim is not None and run.owes_lock:
+                self._give_up_lock(run, run.claim, now)
+            elif run.claim is not None and run.renew_at is not None and run.renew_at <= now:
+                self._renew_lock(run, run.claim, now)
         again, self._locked_out = self._locked_out, []
         for away in again:
-            if self._outage.lasts(now):
+            if self._locks.closed(now):
                 self._locked_out.append(away)
             else:
                 self._take(away.delivery, now)
-        for run in self._runs:
-            if run.renew_at is None or run.renew_at > now or run.claim is None or self._outage.lasts(now):
-                continue
-            lease = lease_of(run.options)
-            asked_at = time.monotonic()
-            try:
-                verdict = self._locks.hold(run.claim, lease)
-            except LocksUnavailable as error:
-                self._outage.note(str(error), time.monotonic() - asked_at, now)
-                return
-            self._outage.over()
-            run.renew_at = now + lease / 3 if isinstance(verdict, Held) else None
-            if isinstance(verdict, Taken):
-                self.journal.lock_lost(run, verdict.holder)
+
+    def _give_up_lock(self, run: Run, claim: Claim, now: float) -> None:
+        if self._locks is not None:
+            with suppress(LocksUnavailable):  # it is told of, and tried again, at the latest when the job has ended
+                self._locks.ask(lambda locks: locks.free(claim), now)
+                run.owes_lock = False
+
+    def _renew_lock(self, run: Run, claim: Claim, now: float) -> None:
+        lease = lease_of(run.options)
+        if self._locks is not None:
+            with suppress(LocksUnavailable):
+                verdict = self._locks.ask(lambda locks: locks.hold(claim, lease), now)
+                run.renew_at = now + lease / 3 if isinstance(verdict, Held) else None
+                if isinstance(verdict, Taken):
+                    self.journal.lock_lost(run, verdict.holder)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

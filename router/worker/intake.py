@@ -11,9 +11,10 @@ from router.errors import LocksUnavailable
 from router.jobs.job import Job, Stub, UndecodableJob, UnknownVersion, decode
 from router.jobs.lifecycle import park
 from router.jobs.unique import until_start
-from router.locks.base import Locks, Superseded, Taken, claim_of
+from router.locks.base import Superseded, Taken, claim_of
 from router.routing.table import RoutingTable
 from router.worker.journal import Journal
+from router.worker.lock_store import LockStore
 from router.worker.runs import Run, Runs
 from router.worker.settling import give_up, lease_of, put_aside, settle
 
@@ -27,26 +28,21 @@ class LockStoreAway:
     """The lock of a unique job can't be looked at now: hold the delivery and try again."""
 
     delivery: Delivery
-    error: str
-    took: float = 0.0
-    """Seconds until that was known: more where it hangs than where it refuses."""
 
 
 class Intake:
     """Decides what a delivery is to this worker."""
 
-    def __init__(self, runs: Runs, locks: Locks | None, journal: Journal) -> None:
+    def __init__(self, runs: Runs, locks: LockStore | None, journal: Journal) -> None:
         self._runs = runs
         self._locks = locks
         self._journal = journal
         self._numbers = itertools.count(1)
 
-    def take(
-        self, delivery: Delivery, table: RoutingTable, now: float, locks_away: str | None = None
-    ) -> Run | Settlement | LockStoreAway | None:
+    def take(self, delivery: Delivery, table: RoutingTable, now: float) -> Run | Settlement | LockStoreAway | None:
         """A new run; a settlement, where the job isn't run; None, where it joined a run in hand.
 
-        ``now`` is the worker's clock. ``locks_away``: why the lock store needn't be asked now.
+        ``now`` is the worker's clock.
         """
         epoch = time.time()
         try:
@@ -70,7 +66,7 @@ class Intake:
             self._journal.given_up(job, delivery.queue, "poison", text)
             return give_up(delivery, job, "poison", text, epoch)
         run = Run(next(self._numbers), job, delivery.body, delivery.queue, route, route.options, [delivery])
-        refused = self._lock(run, delivery, now, locks_away)
+        refused = self._lock(run, delivery, now)
         if refused is None:
             self._runs.add(run)
         return refused or run
@@ -82,25 +78,20 @@ class Intake:
         except UndecodableJob:
             return False
 
-    def _lock(
-        self, run: Run, delivery: Delivery, now: float, locks_away: str | None
-    ) -> Settlement | LockStoreAway | None:
-        run.claim = claim_of(run.job)
-        if run.claim is None or self._locks is None:
+    def _lock(self, run: Run, delivery: Delivery, now: float) -> Settlement | LockStoreAway | None:
+        claim = run.claim = claim_of(run.job)
+        if claim is None or self._locks is None:
             return None
-        if locks_away is not None:
-            return LockStoreAway(delivery, locks_away)
         lease = lease_of(run.options)
-        asked_at = time.monotonic()
         try:
-            verdict = self._locks.hold(run.claim, lease)
-        except LocksUnavailable as error:
-            return LockStoreAway(delivery, str(error), time.monotonic() - asked_at)
+            verdict = self._locks.ask(lambda locks: locks.hold(claim, lease), now)
+        except LocksUnavailable:
+            return LockStoreAway(delivery)
         match verdict:
             case Superseded():
                 self._journal.superseded(run)
                 return Done(delivery)
-            case Taken() if until_start(run.claim.key, run.options):
+            case Taken() if until_start(claim.key, run.options):
                 # It isn't the other's duplicate: it had started, and was interrupted; or its lease ran out.
                 run.claim = None
                 return None

@@ -26,9 +26,10 @@ class Run:
     """One attempt here. ``deliveries``: the broker's copies of it that are ours; none after a lost lease.
 
     Times are those of the worker's clock. ``outcome``, ``step`` and ``seconds`` say how the attempt ended, while its
-    callback is still to run; ``renew_at`` is when the lock of a unique job wants its lease renewed. ``shared``: it is,
-    or was, in a child beside others; ``alone``: that child died, nobody knows for whom, and now it shares none;
-    ``cancelled``: its child was told to cancel it.
+    callback is still to run; ``renew_at`` is when the lock of a unique job wants its lease renewed; ``owes_lock``: it
+    is unique until it starts, has started, and could not give its lock up yet. ``shared``: it is, or was, in a child
+    beside others; ``alone``: that child died, nobody knows for whom, and now it shares none; ``cancelled``: its child
+    was told to cancel it.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Run:
     deadline: float | None = None
     cancelled: bool = False
     renew_at: float | None = None
+    owes_lock: bool = False
     outcome: Outcome | None = None
     step: Step | None = None
     seconds: float = 0.0

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from router.brokers.base import Delivery, Done, Return
-from router.config.settings import AsyncOptions, Backoff, Point, Route, Settings
+from router.config.settings import AsyncOptions, Backoff, Point, Route, Settings, Unique
 from router.errors import LocksUnavailable
 from router.jobs.job import Job, encode
 from router.locks.base import Claim, Verdict
@@ -201,6 +201,55 @@ def test_a_lock_store_that_hangs_is_asked_less_often_than_one_that_refuses() -> 
     assert len(asked) == 1, "the other jobs of the worker wait meanwhile"
     desk.check_locks(3.0)
     assert len(asked) == 2
+
+
+def test_a_slow_lock_store_holds_up_the_other_jobs_for_half_a_second_a_turn_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elapsed = [100.0]
+    monkeypatch.setattr("router.worker.lock_store.time", SimpleNamespace(monotonic=lambda: elapsed[0]))
+
+    class Slow(MemoryLocks):
+        def hold(self, claim: Claim, lease: float) -> Verdict:
+            elapsed[0] += 0.02
+            return super().hold(claim, lease)
+
+    desk = Desk(TABLE, (), Slow())
+    desk.take([delivery(f"{number}", lock=f"router:p:r:{number}") for number in range(100)], 1.0)
+    for turn in range(1, 10):
+        assert elapsed[0] <= 100.0 + 0.52 * turn
+        desk.check_locks(1.0 + turn)
+    assert elapsed[0] == pytest.approx(102.0), "each was asked for, once"
+    assert desk.in_hand == 100
+
+
+def test_a_lock_that_could_not_be_given_up_when_its_job_started_is_given_up_once_the_store_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = []
+
+    class NoFree(MemoryLocks):
+        def free(self, claim: Claim) -> bool:
+            asked.append(claim)
+            if len(asked) == 1:
+                raise LocksUnavailable("away")
+            return super().free(claim)
+
+    options = msgspec.structs.replace(OPTIONS, unique=Unique(until="start"))
+    points = (Point("p", (Route("r", "p", "m:f", options=options),)),)
+    store = NoFree()
+    desk = Desk(compile_table(Settings(path="x", hash="x", points=points)), (), store)
+    children = Children(*(child()[0] for _ in range(3)))
+    desk.take([delivery(f"{number}", lock=f"router:p:r:{number}") for number in range(3)], 1.0)
+    desk.assign(children, 1.0)
+    for each in children:
+        desk.heard(each, Started(each.first.number), children, 1.0)
+    assert len(asked) == 1, "where it hangs, each further question would hold up the other jobs"
+    desk.check_locks(1.1)
+    assert len(asked) == 1
+    desk.check_locks(9.0)
+    assert [store.holder(f"router:p:r:{number}") for number in range(3)] == [None, None, None]
+    assert [record.getMessage().split(":")[-1].strip() for record in caplog.records] == ["away"]
 
 
 def test_while_a_suspect_waits_for_the_lock_store_nothing_starts_beside_it() -> None:
