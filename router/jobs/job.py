@@ -38,7 +38,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One async route's execution for one event.
 
     ``attempt`` is the number of the attempt that comes next or runs now, from 1; ``round`` goes up when an operator
-    retries a failed job. ``event`` is the payload, still encoded. ``not_before`` is when a delayed job is due;
+    retries a failed job, ``retried_at`` is when that was last; the number may come again, of a job that was exported
+    before, the time doesn't. ``event`` is the payload, still encoded. ``not_before`` is when a delayed job is due;
     ``waiting_since`` is set while it waits for a worker that knows its route. ``lock`` is the key of its unique lock;
     ``expires_at`` is when it is too late to start an attempt; ``event_version`` is the ``version:`` that the point had;
     ``trace`` has ``traceparent`` and ``tracestate`` of W3C Trace Context.
@@ -56,6 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     event_version: int = 1
     round: int = 1
     attempt: int = 1
+    retried_at: float | None = None
     not_before: float | None = None
     waiting_since: float | None = None
     lock: str | None = None

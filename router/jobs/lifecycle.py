@@ -181,10 +181,11 @@ def park(waiting_since: float | None, unknown_route_for: float, now: float) -> f
     return min(max(waited, FIRST_PARK_SECONDS), PARK_SECONDS, left) if left > 0 else None
 
 
-def next_round(job: Job) -> Job:
-    """The failed ``job``, to be tried again from its first attempt, however late it is."""
+def next_round(job: Job, now: float) -> Job:
+    """The failed ``job``, to be tried again from its first attempt, however late it is. ``now``: seconds since the
+    epoch."""
     return msgspec.structs.replace(
-        job, round=job.round + 1, attempt=1, not_before=None, waiting_since=None, expires_at=None
+        job, round=job.round + 1, attempt=1, retried_at=now, not_before=None, waiting_since=None, expires_at=None
     )
 
 

@@ -58,7 +58,7 @@ class Intake:
         if route is None or route.options is None:
             text = f"{job.point} has no async route {job.route!r} here"
             return self._cannot_run(delivery, job, text, table, epoch)
-        step = self._runs.ended(job.run_key)
+        step = self._runs.ended(job)
         if step is not None:
             return settle(delivery, job, step, route.options, frozenset(table.queues()), epoch)
         if delivery.count >= POISON_AFTER:
@@ -74,7 +74,7 @@ class Intake:
     def knows(self, delivery: Delivery) -> bool:
         """Whether it is a job that runs here, or has ended here: then nothing starts by it."""
         try:
-            return self._runs.knows(decode(delivery.body).run_key)
+            return self._runs.knows(decode(delivery.body))
         except UndecodableJob:
             return False
 

@@ -65,7 +65,7 @@ class Runs:
 
     _by_key: dict[Key, Run] = field(default_factory=dict)
     _by_delivery: dict[Delivery, Run] = field(default_factory=dict)
-    _ended: OrderedDict[Key, tuple[float, Step]] = field(default_factory=OrderedDict)
+    _ended: OrderedDict[Key, tuple[float, float | None, Step]] = field(default_factory=OrderedDict)
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -87,9 +87,9 @@ class Runs:
             self._by_delivery[delivery] = run
         return run
 
-    def knows(self, key: Key) -> bool:
-        """Whether the run of that key is in hand, or has ended here lately."""
-        return key in self._by_key or key in self._ended
+    def knows(self, job: Job) -> bool:
+        """Whether the run of that job is in hand, or has ended here lately."""
+        return job.run_key in self._by_key or self.ended(job) is not None
 
     def detach(self, delivery: Delivery) -> Run | None:
         """Forget a delivery that is no longer ours; its run, if it is in hand, goes on."""
@@ -107,14 +107,15 @@ class Runs:
     def end(self, run: Run, step: Step, now: float) -> None:
         """Let go of a run that has ended, and remember how."""
         self.drop(run)
-        self._ended[run.job.run_key] = (now, step)
+        self._ended[run.job.run_key] = (now, run.job.retried_at, step)
         while self._ended:
-            key, (when, _) = next(iter(self._ended.items()))
+            key, (when, *_) = next(iter(self._ended.items()))
             if now - when <= REMEMBER_FOR and len(self._ended) <= REMEMBER_MOST:
                 break
             del self._ended[key]
 
-    def ended(self, key: Key) -> Step | None:
-        """How the run of that key ended, if it did here and lately."""
-        found = self._ended.get(key)
-        return found[1] if found else None
+    def ended(self, job: Job) -> Step | None:
+        """How the run of that job ended, if it did here and lately."""
+        found = self._ended.get(job.run_key)
+        # Exported before, imported and retried again, a job comes with the numbers of a run that it is no copy of.
+        return found[2] if found and found[1] == job.retried_at else None

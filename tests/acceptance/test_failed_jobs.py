@@ -490,6 +490,27 @@ def test_what_was_exported_and_forgotten_comes_back_as_it_was(shop: Shop) -> Non
     broker.close()
 
 
+def test_what_is_imported_again_after_its_retry_runs_again_in_the_same_worker(shop: Shop) -> None:
+    """A worker remembers for ten minutes how an attempt ended, for copies that come after a lost ack: this is none."""
+    file = str(shop.folder / "failed.jsonl")
+    shop.app.start_worker("--concurrency", "1")
+    shop.broken(1, 2)
+    for number in (1, 2):
+        shop.router("dispatch", "raised", "--payload", f'{{"number": {number}}}')
+    shop.app.wait_until(lambda: len(shop.failed()) == 2)
+    shop.router("failed", "export", file, "--forget")
+    shop.broken(1)
+    shop.router("failed", "import", file)
+    shop.router("failed", "retry", "--all")
+    shop.app.wait_until(lambda: shop.worked() == [2] and len(shop.failed()) == 1)
+    shop.router("failed", "forget", "--all", "--yes")
+    shop.broken()
+    shop.router("failed", "import", file)
+    shop.router("failed", "retry", "--all")
+    shop.app.wait_until(lambda: sorted(shop.worked()) == [1, 2, 2])
+    assert shop.failed() == []
+
+
 def test_a_unique_job_that_was_carried_to_another_namespace_is_unique_there(shop: Shop) -> None:
     shop.broken(7)
     shop.app.router("dispatch", "only_one", "-p", '{"number": 7}')

@@ -47,6 +47,7 @@ def test_the_body_is_one_readable_json_object_with_the_fields_of_the_design():
         "history",
         "trace",
         "event_version",
+        "retried_at",
     } == set(body)
 
 

@@ -156,7 +156,7 @@ def test_a_job_nobody_knows_waits_and_then_fails():
 
 
 def test_a_job_retried_by_an_operator_starts_the_next_round_with_the_same_id():
-    job = next_round(a_job(attempt=3, not_before=5.0, waiting_since=1.0))
+    job = next_round(a_job(attempt=3, not_before=5.0, waiting_since=1.0), 100.0)
     assert (job.job, job.round, job.attempt, job.not_before, job.waiting_since) == ("j1", 2, 1, None, None)
 
 
@@ -206,7 +206,7 @@ def test_an_expired_job_fails_without_paying_an_attempt_and_a_retry_by_hand_runs
     step = next_step(job, options(), Expired(), 100.0)
     assert isinstance(step, Failed)
     assert (step.reason, step.job.history) == ("expired", ())
-    assert not is_expired(next_round(step.job), 100.0)
+    assert not is_expired(next_round(step.job, 100.0), 100.0)
 
 
 def test_what_was_unique_until_it_started_is_not_unique_at_its_next_attempt():

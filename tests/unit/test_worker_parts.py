@@ -133,7 +133,7 @@ def test_a_job_that_comes_again_after_its_end_is_known():
     runs, run = Runs(), a_run(1)
     runs.add(run)
     runs.end(run, Finish(), 100.0)
-    assert runs.ended(run.job.run_key) == Finish()
+    assert runs.ended(run.job) == Finish()
     assert len(runs) == 0
 
 
@@ -144,12 +144,12 @@ def test_ends_are_forgotten_by_age_and_by_number(monkeypatch):
         run = a_run(number, job_id=f"j{number}")
         runs.add(run)
         runs.end(run, Finish(), float(number))
-    assert [number for number in range(10) if runs.ended((f"j{number}", 1, 1))] == [5, 6, 7, 8, 9]
+    assert [number for number in range(10) if runs.ended(a_run(number, job_id=f"j{number}").job)] == [5, 6, 7, 8, 9]
     late = a_run(99, job_id="late")
     runs.add(late)
     runs.end(late, Finish(), 609.0)
-    assert runs.ended(("j8", 1, 1)) is None
-    assert runs.ended(("j9", 1, 1)) == Finish()
+    assert runs.ended(a_run(8, job_id="j8").job) is None
+    assert runs.ended(a_run(9, job_id="j9").job) == Finish()
 
 
 def test_a_lost_delivery_leaves_the_run_without_it():

@@ -121,7 +121,7 @@ class Retrial:
             )
             return Keep()
         namespace = table.settings.namespace
-        job = _locked(next_round(without_mark(job)), options, namespace)
+        job = _locked(next_round(without_mark(job), time.time()), options, namespace)
         if self._within is None:
             return Requeue(publish_again(job, failed.body, queue, options))
         job = as_canary(job, options, namespace, self._router.broker.locks)
