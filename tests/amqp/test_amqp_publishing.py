@@ -15,14 +15,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from amqp import Message
 from amqp_helpers import Setup, ids, job, take, until
 from typer.testing import CliRunner
 
-from router.brokers.amqp import AmqpBroker
+from router.brokers.amqp import AmqpBroker, declare
 from router.brokers.amqp.confirms import Confirms
 from router.brokers.amqp.link import Address, connect
 from router.brokers.amqp.messages import Publication, publish_job
-from router.brokers.base import Done, Outgoing, Receipt
+from router.brokers.amqp.wire import Channel
+from router.brokers.base import Done, Outgoing, Receipt, Topology
 from router.cli.main import app as cli
 from router.errors import BrokerRefused, BrokerUnavailable, LocksUnavailable
 from router.locks.memory import MemoryLocks
@@ -447,3 +449,30 @@ class TestUnique:
 
 def unique(id: str, key: str) -> Outgoing:
     return job(id=id, key=key)
+
+
+def test_no_job_is_dispatched_into_a_queue_that_is_about_to_be_pruned(
+    setup: Setup, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application that has the queue in its file still binds it again when its first job comes back."""
+    application, operator = setup.broker(queues=("gone",)), setup.broker(queues=("a",))
+    drain, delete = declare._drain, Channel.queue_delete
+    came_back: list[object] = []
+    raw.channel.events["basic_return"].add(lambda *returned: came_back.append(returned))
+    raw.channel.confirm_select()
+
+    def drain_while_it_is_bound_again(*arguments: Any) -> int:
+        if not application.publish([job("gone")]).confirmed:
+            raise AssertionError("not confirmed")
+        return drain(*arguments)
+
+    def delete_as_the_next_job_comes(channel: Channel, queue: str, **options: Any) -> Any:
+        message = Message(b"next", delivery_mode=2)
+        raw.channel.basic_publish_confirm(message, setup.names.jobs, "gone", mandatory=True)
+        return delete(channel, queue, **options)
+
+    monkeypatch.setattr(declare, "_drain", drain_while_it_is_bound_again)
+    monkeypatch.setattr(Channel, "queue_delete", delete_as_the_next_job_comes)
+    (pruned,) = operator.prune(Topology(frozenset("a")), ["gone"])
+    assert (pruned.deleted, pruned.moved) == (True, 1)
+    assert came_back

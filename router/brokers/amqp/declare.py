@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from amqp.exceptions import ChannelError
@@ -250,13 +251,13 @@ def _prune_work_queue(admin: Admin, link: Link, names: Names, logical: str, phys
         return Pruned(physical, deleted=False, moved=0, why="does not exist")
     if counts[1]:
         return Pruned(physical, deleted=False, moved=0, why=f"{counts[1]} consumers: restart those workers first")
-    _ask_or_refuse(admin, physical, lambda channel: channel.queue_unbind(physical, names.jobs, logical))
+    direct, due = (names.jobs, logical), (names.due, f"*.{logical}")
+    _unbind(admin, physical, direct)
     moved = _drain(link, names, logical, physical)
     # From here on what was still delayed for it becomes a failed job, too, by way of the alternate exchange.
-    _ask_or_refuse(admin, physical, lambda channel: channel.queue_unbind(physical, names.due, f"*.{logical}"))
-    if not _empty_twice(admin, physical):
+    if not _deserted(admin, physical, direct, due):
         moved += _drain(link, names, logical, physical)
-        if not _empty_twice(admin, physical):
+        if not _deserted(admin, physical, direct, due):
             return Pruned(physical, deleted=False, moved=moved, why="it is still in use; try again")
     _ask_or_refuse(admin, physical, lambda channel: channel.queue_delete(physical))
     return Pruned(physical, deleted=True, moved=moved, why="not in the file")
@@ -266,8 +267,7 @@ def _prune_delay_queue(admin: Admin, names: Names, delay: int) -> Pruned:
     physical = names.delay_queue(delay)
     if admin.count(physical) is None:
         return Pruned(physical, deleted=False, moved=0, why="does not exist")
-    _ask_or_refuse(admin, physical, lambda channel: channel.queue_unbind(physical, names.delay, f"{delay}.#"))
-    if not _empty_twice(admin, physical):
+    if not _deserted(admin, physical, (names.delay, f"{delay}.#")):
         return Pruned(physical, deleted=False, moved=0, why="jobs still wait in it; try again when they are due")
     _ask_or_refuse(admin, physical, lambda channel: channel.queue_delete(physical))
     return Pruned(physical, deleted=True, moved=0, why="not in the file")
@@ -280,10 +280,18 @@ def _ask_or_refuse(admin: Admin, queue: str, question: Callable[[Channel], objec
         raise BrokerRefused(f"queue {queue}: {describe(error)}") from error
 
 
-def _empty_twice(admin: Admin, queue: str) -> bool:
+def _unbind(admin: Admin, queue: str, *bindings: tuple[str, str]) -> None:
+    for exchange, key in bindings:
+        _ask_or_refuse(admin, queue, partial(Channel.queue_unbind, queue=queue, exchange=exchange, routing_key=key))
+
+
+def _deserted(admin: Admin, queue: str, *bindings: tuple[str, str]) -> bool:
+    """Whether nothing is in it, seen twice. Unbound each time: an application that has it in its file still binds it
+    again when a job comes back, and the next one would be deleted with it."""
     for look in range(2):
         if look:
             time.sleep(LOOK_AGAIN_SECONDS)
+        _unbind(admin, queue, *bindings)
         counts = admin.count(queue)
         if counts is not None and any(counts):
             return False
