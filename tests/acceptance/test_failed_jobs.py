@@ -490,6 +490,21 @@ def test_what_was_exported_and_forgotten_comes_back_as_it_was(shop: Shop) -> Non
     broker.close()
 
 
+def test_a_job_that_two_operators_imported_at_once_is_retried_once(shop: Shop) -> None:
+    """On RabbitMQ it is there twice."""
+    broker, jobs = (
+        connect(shop.app.env["ROUTER_BROKER_URL"], shop.app.env["ROUTER_NAMESPACE"]),
+        [failed_job(1), failed_job(2)],
+    )
+    shop.router("failed", "import", "-")  # makes the queues
+    for _ in range(2):
+        broker.restore(jobs)
+    broker.close()
+    assert "queued again: 2 jobs" in shop.router("failed", "retry", "--all").stdout
+    assert shop.failed() == []
+    assert shop.app.counts().queues["emails"].ready == 2
+
+
 def test_what_is_imported_again_after_its_retry_runs_again_in_the_same_worker(shop: Shop) -> None:
     """A worker remembers for ten minutes how an attempt ended, for copies that come after a lost ack: this is none."""
     file = str(shop.folder / "failed.jsonl")

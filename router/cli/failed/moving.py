@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -28,6 +27,7 @@ from router.cli.failed.selecting import (
     QueueOption,
     ReasonOption,
     SinceOption,
+    digest,
     selection,
 )
 from router.cli.failed.sweeping import browse, carry_out, finish, progress
@@ -68,7 +68,7 @@ def export(
                 nonlocal count
                 if chosen.fits(failed):
                     file.write(to_line(failed))
-                    written.add(_digest(failed))
+                    written.add(digest(failed))
                     count += 1
 
             browse(router.broker, visit)
@@ -81,7 +81,7 @@ def export(
 
         def decide(failed: FailedJob) -> Decision:
             # One that was retried meanwhile, and has failed again, is another one.
-            return forgetting(failed) if _digest(failed) in written else Keep()
+            return forgetting(failed) if digest(failed) in written else Keep()
 
         tally = carry_out(router.broker, decide, "forgetting")
     finish(tally, f"forgotten: {counted(tally.forgotten, 'job')}", [])
@@ -218,7 +218,3 @@ def _opened(source: str) -> IO[bytes]:
         return open(source, "rb")
     except OSError as error:
         raise UsageError(f"{source} can't be read: {error.strerror}") from error
-
-
-def _digest(failed: FailedJob) -> bytes:
-    return hashlib.sha256(failed.id.encode() + b"\n" + failed.body).digest()

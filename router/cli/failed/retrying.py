@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from router.app.router import Router, topology
-from router.brokers.base import Decision, FailedJob, Keep, Outgoing, Requeue
+from router.brokers.base import Decision, FailedJob, Forget, Keep, Outgoing, Requeue
 from router.cli.common import ConfigOption, UsageError, duration, error, open_broker
 from router.cli.failed.canaries import Verdict, Watch, as_canary, delayed, lengthened, without_mark
 from router.cli.failed.editing import edit as edit_payload
@@ -26,6 +26,7 @@ from router.cli.failed.selecting import (
     Selection,
     SinceOption,
     decoded,
+    digest,
     of_ids,
     selection,
 )
@@ -91,6 +92,7 @@ class Retrial:
         self.problems: list[str] = []
         self.sent: dict[str, Outgoing] = {}
         self.rounds: dict[str, int] = {}
+        self._queued: set[bytes] = set()
 
     def run(self, chosen: Selection, edited: dict[bytes, Job] | None = None) -> Tally:
         """Retry those. ``edited``: by their bytes before, the jobs that were edited."""
@@ -99,7 +101,15 @@ class Retrial:
             if not chosen.fits(failed):
                 return Keep()
             job = decoded(failed) if edited is None else edited.get(failed.body)
-            return Keep() if edited is not None and job is None else self._decide(failed, job)
+            if edited is not None and job is None:
+                return Keep()
+            copy = digest(failed)
+            if copy in self._queued:
+                return Forget()  # it is there twice, and the other one is queued again, or stays
+            decision = self._decide(failed, job)
+            if isinstance(decision, Requeue):
+                self._queued.add(copy)
+            return decision
 
         tally = carry_out(self._router.broker, decide, "retrying")
         for job, holder in tally.duplicates.items():

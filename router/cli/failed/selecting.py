@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import re
 import time
@@ -127,6 +128,11 @@ def decoded(failed: FailedJob) -> Job | None:
         return decode(failed.body)
     except UndecodableJob:
         return None
+
+
+def digest(failed: FailedJob) -> bytes:
+    """The same for copies of one failed job, where it is there twice."""
+    return hashlib.sha256(failed.id.encode() + b"\n" + failed.body).digest()
 
 
 class Newest(Generic[T]):
