@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from router.config import did_you_mean
-from router.errors import RegistrationError
+from router.errors import HandlerImportError, RegistrationError
 from router.jobs.following import NAMES, LifecycleEvent, Name
-from router.routing.handlers import is_async
+from router.routing.handlers import check_function
 
 log = logging.getLogger("router.app")
 
@@ -29,8 +29,10 @@ class Listeners:
         if name not in NAMES:
             hint = did_you_mean(name, NAMES, form='"{}"') or f"there are {', '.join(NAMES)}"
             raise RegistrationError(f"nothing that happens is called {name!r}; {hint}")
-        if not callable(listener) or is_async(listener):
-            raise RegistrationError(f"on({name!r}): a listener is a function that takes the event, no `async def`")
+        try:
+            check_function(listener, f"on({name!r}), listener", "a listener", "the event")
+        except HandlerImportError as error:
+            raise RegistrationError(str(error)) from error
         self.by_name[name] = (*self.by_name.get(name, ()), listener)
 
     def tell(self, event: LifecycleEvent) -> None:

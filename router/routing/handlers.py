@@ -136,14 +136,22 @@ def import_callback(path: str) -> Handler:
 def import_bootstrap(path: str) -> Callable[..., Any]:
     """The ``bootstrap`` at ``path``: takes the router. Raises HandlerImportError."""
     found = import_object(path)
+    check_function(found, path, "bootstrap", "the router")
+    return found  # type: ignore[no-any-return]
+
+
+def check_function(found: Any, name: str, what: str, *arguments: str) -> None:
+    """That ``found``, called ``name``, is a plain function that takes these arguments, each in words, as ``what`` has
+    to be. Raises HandlerImportError."""
+    takes = " and ".join(arguments)
     if not callable(found):
         kind = type(found).__name__
-        raise HandlerImportError(f"{path}: a {kind} can't be called; bootstrap is a function that takes the router")
+        raise HandlerImportError(f"{name}: a {kind} can't be called; {what} is a function that takes {takes}")
     if is_async(found):
-        raise HandlerImportError(f"{path}: nobody awaits an `async def` here; bootstrap is a plain function")
-    _refuse_generator(found, path)
-    _check_arguments(found, path, ("router",), "one argument, the router")
-    return found  # type: ignore[no-any-return]
+        raise HandlerImportError(f"{name}: nobody awaits an `async def` here; {what} is a plain function")
+    _refuse_generator(found, name)
+    count = "one argument" if len(arguments) == 1 else "two arguments"
+    _check_arguments(found, name, arguments, f"{count}, {takes}")
 
 
 def import_callable(path: str, arguments: tuple[str, ...], wanted: str) -> Callable[..., Any]:

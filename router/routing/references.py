@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from router.errors import InvalidPayload, ReferenceMissing, RegistrationError
+from router.errors import HandlerImportError, InvalidPayload, ReferenceMissing, RegistrationError
+from router.routing.handlers import check_function
 
 NAME, KEY = "$reference", "key"
 _MARK = b'"$reference":'
@@ -46,6 +47,12 @@ class References:
                 f"{_path_of(by_value)} is a dataclass or a model, whose objects travel by value, with all they have: "
                 "register other classes only"
             )
+        name = f"register_reference of {_path_of(base)}"
+        try:
+            check_function(key, f"{name}, key", "key", "the object")
+            check_function(load, f"{name}, load", "load", "the class", "the key")
+        except HandlerImportError as error:
+            raise RegistrationError(str(error)) from error
         self._kinds[base] = _Kind(base, key, load)
 
     def __bool__(self) -> bool:

@@ -533,6 +533,26 @@ def test_what_travels_by_value_can_not_be_registered() -> None:
         References().add("shop:Order", str, lambda cls, key: None)  # type: ignore[arg-type]
 
 
+async def load_later(cls: type, key: Any) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("key", "load", "said"),
+    [
+        (str, load_later, "load: nobody awaits an `async def` here; load is a plain function"),
+        (str, lambda key: None, r"load\(key\): .*; it is called with two arguments, the class and the key"),
+        (str, lambda cls, key: (yield), "load: it has a `yield`"),
+        (str, "shop:load", "load: a str can't be called; load is a function that takes the class and the key"),
+        ("id", lambda cls, key: None, "key: a str can't be called; key is a function that takes the object"),
+        (load_later, lambda cls, key: None, "key: nobody awaits an `async def` here"),
+        (lambda: 7, lambda cls, key: None, r"key\(\): .*; it is called with one argument, the object"),
+    ],
+)
+def test_what_could_never_give_a_key_or_load_an_object_is_refused_at_once(key: Any, load: Any, said: str) -> None:
+    with pytest.raises(RegistrationError, match=rf"^register_reference of {__name__}:Row, {said}"):
+        References().add(Row, key, load)
+
+
 def test_an_object_is_no_payload_by_itself() -> None:
     with pytest.raises(InvalidPayload, match="a payload is a mapping or an event object, not Customer"):
         encode_event(ROWS[Customer, 1], "p", registered())

@@ -139,10 +139,16 @@ def test_what_can_never_be_told_is_refused_at_once(app: TestRouter) -> None:
 
     with pytest.raises(RegistrationError, match=r"called 'fail'; did you mean .failed."):
         app.on("fail", print)  # type: ignore[arg-type]
-    with pytest.raises(RegistrationError, match="no `async def`"):
+    with pytest.raises(RegistrationError, match="nobody awaits an `async def` here; a listener is a plain function"):
         app.on("failed", listener)
-    with pytest.raises(RegistrationError, match="no `async def`"):
+    with pytest.raises(RegistrationError, match="nobody awaits an `async def` here"):
         app.on("failed", Listener())
+    with pytest.raises(RegistrationError, match=r"listener\(\): .*; it is called with one argument, the event"):
+        app.on("failed", lambda: None)  # type: ignore[arg-type, misc]
+    with pytest.raises(RegistrationError, match=r"listener\(error, event\): .*; it is called with one argument"):
+        app.on("failed", lambda error, event: None)  # type: ignore[arg-type, misc]
+    with pytest.raises(RegistrationError, match="it has a `yield`"):
+        app.on("failed", lambda event: (yield event))
     with pytest.warns(UserWarning, match="it happens in workers"):
         app.on("failed", print)
     with pytest.raises(RegistrationError, match="a listener is a function"):
