@@ -191,8 +191,9 @@ def _way_out(value: object) -> str:
         return 'make it a dict: `.model_dump(mode="json")`'
     if isinstance(value, Mapping):
         return "make it a dict: `dict(…)`"
-    if isinstance(value, Iterable):
+    cls = value.__class__
+    if issubclass(cls, Iterable) and not hasattr(cls, "encode"):  # a lazy text
         return "make it a list: `list(…)`"
-    if hasattr(value, "__tablename__") or hasattr(type(value), "_meta"):
+    if hasattr(value, "__tablename__") or hasattr(cls, "_meta"):
         return "let its class travel by reference (register_reference), or send its key"
     return "make it text, a number, a list or a mapping"

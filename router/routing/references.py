@@ -60,19 +60,20 @@ class References:
 
     def covers(self, value: object) -> bool:
         """Whether ``value`` is an object that travels by reference."""
-        return self._kind_of(type(value)) is not None
+        return self._kind_of(value.__class__) is not None
 
     def refer(self, value: object) -> dict[str, Any]:
         """What travels instead of ``value``. Raises TypeError for any other object, as encoders do; ValueError."""
-        kind = self._kind_of(type(value))
+        cls = value.__class__  # of a lazy object, such as Django's request.user, that of what it stands for
+        kind = self._kind_of(cls)
         if kind is None:
             raise TypeError(f"Encoding objects of type {type(value).__qualname__} is unsupported")
-        path = _path_of(type(value))
+        path = _path_of(cls)
         if path.startswith("__main__:") or "<" in path:
             raise ValueError(f"a worker can't find {path}: such a class lives at the top level of a module")
         key = kind.key(value)
         if key is None:
-            raise ValueError(f"this {type(value).__qualname__} has no key yet: save (or flush) it first")
+            raise ValueError(f"this {cls.__qualname__} has no key yet: save (or flush) it first")
         return {NAME: path, KEY: key}
 
     def check(self, payload: Any, point: str) -> None:

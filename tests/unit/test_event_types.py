@@ -17,6 +17,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import TypedDict
@@ -519,6 +520,15 @@ def test_text_that_only_looks_like_a_reference_is_text() -> None:
 def test_an_object_without_a_key_is_refused_with_its_place() -> None:
     with pytest.raises(InvalidPayload, match=r"`a\[0\]`: this Customer has no key yet: save \(or flush\) it first"):
         encode_event({"a": [Customer(None)]}, "p", registered())
+
+
+@pytest.mark.parametrize("event_type", [Placed, PlacedModel, dict])
+def test_a_lazy_object_such_as_the_user_of_a_request_travels_as_what_it_stands_for(event_type: Any) -> None:
+    lazy = SimpleLazyObject(lambda: ROWS[Customer, 1])
+    data = encode_event(event_type(customer=lazy, products=[], by_name={}), "p", registered())
+    reference = {"$reference": f"{__name__}:Customer", "key": 1}
+    assert msgspec.json.decode(data)["customer"] == reference
+    assert originals({"customer": lazy}, registered())(reference) is lazy
 
 
 def test_an_object_of_another_class_is_told_from_those_that_are_registered() -> None:

@@ -19,6 +19,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+from django.utils.functional import SimpleLazyObject, lazystr
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
@@ -468,6 +469,8 @@ LOOP["b"] = [LOOP]
     [
         ({"items": [{"when": Odd()}]}, "`items[0].when` is an `Odd`, which JSON doesn't know; make it text, a number"),
         (Holder([Paid(1, {"x": complex(1)})]), "`a[0].by.x` is a `complex`, which JSON doesn't know"),
+        ({"a": lazystr("sold out")}, "`a` is a `lazy.<locals>.__proxy__`, which JSON doesn't know; make it text, a"),
+        ({"a": SimpleLazyObject(Odd)}, "`a` is a `SimpleLazyObject`, which JSON doesn't know; make it text, a number"),
         ({"a": range(3)}, "`a` is a `range`, which JSON doesn't know; make it a list: `list(…)`"),
         (
             {"a": types.MappingProxyType({})},
