@@ -239,7 +239,8 @@ class Router:
         """Let objects of ``cls``, and of classes derived from it, travel by reference: as their type and key.
 
         ``key(object)`` is what JSON can hold, a number, text or a list of such; None where there is none yet. A worker
-        calls ``load(type, key)`` in the time of the attempt; None says that it is gone, and then ``onMissing`` decides.
+        calls ``load(type, key)`` in the time of the attempt, with the key as JSON has it: a UUID is text. None says
+        that the object is gone, and then ``onMissing`` decides.
         Call it in the file's ``bootstrap``, which workers run too. Synchronous handlers get the object itself. For
         classes whose objects are no dataclasses or models, which travel by value. Raises RegistrationError.
         """

@@ -6,6 +6,8 @@ import dataclasses
 import enum
 import math
 import re
+import runpy
+import subprocess
 import sys
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -17,6 +19,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+import sqlalchemy.orm
 from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +36,8 @@ from router.routing.encoding import encode_event, originals
 from router.routing.events import EventReader, build_event, import_event_type
 from router.routing.references import References
 from router.testing import TestRouter
+from tests.app import ROOT
+from tests.pages import write_files
 
 
 class Colour(enum.Enum):
@@ -566,6 +571,67 @@ def test_what_could_never_give_a_key_or_load_an_object_is_refused_at_once(key: A
 def test_an_object_is_no_payload_by_itself() -> None:
     with pytest.raises(InvalidPayload, match="a payload is a mapping or an event object, not Customer"):
         encode_event(ROWS[Customer, 1], "p", registered())
+
+
+def test_the_recipe_for_sqlalchemy_loads_rows_by_keys_of_any_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files("events.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shop: Any = runpy.run_path("shop/models.py")
+
+    class Meter(shop["Base"]):  # type: ignore[misc]
+        __tablename__ = "meters"
+        id = sqlalchemy.Column(sqlalchemy.Uuid, primary_key=True)
+        day = sqlalchemy.Column(sqlalchemy.Date, primary_key=True)
+        count = sqlalchemy.Column(sqlalchemy.Integer, primary_key=True)
+
+    shop["Base"].metadata.create_all(shop["engine"])
+    with sqlalchemy.orm.Session(shop["engine"]) as session:
+        session.add(meter := Meter(id=UUID(int=7), day=date(2030, 1, 2), count=1))
+        session.commit()
+        travels = msgspec.json.decode(msgspec.json.encode(shop["key"](meter)))
+    assert isinstance(shop["load"](Meter, travels), Meter)
+    shop["engine"].dispose()
+
+
+DJANGO = """
+import django, uuid
+from django.conf import settings
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})
+django.setup()
+from django.db import connection, models
+from router.routing.references import References
+
+class Order(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    class Meta:
+        app_label = "shop"
+
+class router:
+    references = References()
+    register_reference = references.add
+
+RECIPE
+with connection.schema_editor() as editor:
+    editor.create_model(Order)
+try:
+    router.references.refer(Order())
+except ValueError as error:
+    print(error)
+order = Order.objects.create()
+reference = router.references.refer(order)
+assert router.references.resolve({**reference, "key": str(reference["key"])}, "p") == order
+"""
+
+
+def test_the_recipe_for_django_refuses_a_row_that_is_not_saved_though_it_has_a_key(tmp_path: Path) -> None:
+    (recipe,) = re.findall(r"```python\n(router.register_reference.*?)```", (ROOT / "docs/events.md").read_text(), re.S)
+    (tmp_path / "shop.py").write_text(DJANGO.replace("RECIPE", recipe))
+    ran = subprocess.run(
+        [sys.executable, "-c", "import shop"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (ran.stdout, ran.stderr) == ("this Order has no key yet: save (or flush) it first\n", "")
 
 
 def test_what_is_at_hand_is_not_loaded_again() -> None:
