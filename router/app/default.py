@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from router.app.aside import in_thread
 from router.app.dispatch import Dispatch
 from router.app.listeners import Listener
+from router.app.registering import warn_caller
 from router.app.router import Router
 from router.brokers.base import Outgoing, Receipt
 from router.config.settings import DEFAULT_PRIORITY, OnError, Route
@@ -42,18 +43,25 @@ def set_default(router: Router) -> None:
 def configure(config: str | Path | None = None, *, env: str | None = None, hot_reload: bool = True) -> Router:
     """Load and validate the file now, and let the functions of the package use it; the arguments are those of `Router`.
 
-    Raises ConfigError.
+    Without any, it gives the default Router that there is, if there is one. With some, what that one was given by
+    `register` and the like, outside ``bootstrap``, is gone, and a warning says so. Raises ConfigError.
     """
     global _maker
     with _lock:
-        if config is None and _default is not None:
-            return _default
+        before = _default
+        if before is not None and config is None and env is None and hot_reload:
+            return before
         _refuse_the_maker()
         _maker = threading.get_ident()
         try:
             router = Router(config, env=env, hot_reload=hot_reload)
         finally:
             _maker = None
+        if before is not None and before is not router and before.by_hand:
+            warn_caller(
+                f"configure replaces the default router, and with it {', '.join(before.by_hand)}: "
+                "call configure before anything is registered, or register in the file's `bootstrap`"
+            )
         set_default(router)
         return router
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from router.config.names import id_problem, import_path_problem, point_problem
 from router.config.problems import Problem
 from router.errors import RegistrationError
+
+_OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 
 def path_of(handler: str | Callable[..., Any]) -> str:
@@ -68,3 +72,11 @@ def _leads_to(path: str, handler: Callable[..., Any]) -> bool:
     except AttributeError:  # a decorator, or a module that is still being imported
         return True
     return bool(found == handler)  # no `is`: a class method is made anew each time it is asked for
+
+
+def warn_caller(message: str) -> None:
+    """Warn, in the line that called the package."""
+    level, frame = 3, sys._getframe(1)
+    while frame.f_back is not None and frame.f_back.f_code.co_filename.startswith(_OURS):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,7 +23,7 @@ from router.app.dispatch import Dispatch, Overrides, Raised, lock_keys, override
 from router.app.imports import import_mistakes
 from router.app.listeners import TOLD_IN_APPLICATIONS, Listener, Listeners
 from router.app.plan import Plan, make_plan, run_to_end
-from router.app.registering import check_importable, check_route, path_of
+from router.app.registering import check_importable, check_route, path_of, warn_caller
 from router.app.reloading import Reloader, keep_versions, log_change
 from router.app.tracing import current_trace
 from router.brokers import connect
@@ -106,6 +105,8 @@ class Router:
         self._broker: Broker | None = None
         self._declared: str | None = None
         self._in_bootstrap = False
+        self.by_hand: list[str] = []
+        """What was registered outside ``bootstrap``, in words: another Router of the same file lacks it."""
         self.listeners = Listeners()
         self.references = References()
         in_forked_children(self, Router._renew)
@@ -224,7 +225,7 @@ class Router:
         check_importable(handler, path)
         check_route(path, point, priority, id)
         if not self._in_bootstrap:
-            warnings.warn(f"register_async of {path} outside `bootstrap`: workers won't know this route", stacklevel=2)
+            warn_caller(f"register_async of {path} outside `bootstrap`: workers won't know this route")
         try:
             from router.config import async_options
 
@@ -246,6 +247,7 @@ class Router:
         """
         with self._lock:
             self.references.add(cls, key, load)
+        self._note(f"the reference to {cls.__qualname__}")
 
     def _defaults_of(self, point: str) -> AsyncDefaults:
         found, defaults = self.table.points.get(point), self.table.settings.defaults
@@ -262,7 +264,12 @@ class Router:
             if handler is not None:
                 self._handlers[route.point, route.id] = handler
             self._state = _State(table)
+        self._note(f"route {route.id} of {route.point}")
         return route
+
+    def _note(self, added: str) -> None:
+        if not self._in_bootstrap:
+            self.by_hand.append(added)
 
     def _point_name(self, point: str | type) -> str:
         return point if isinstance(point, str) else self._point_of(point)
@@ -293,11 +300,9 @@ class Router:
         with self._lock:
             self.listeners.add(event, listener)
             self._state = _State(self.table)
+        self._note(f"a listener of {event!r}")
         if not self._in_bootstrap and event not in TOLD_IN_APPLICATIONS:
-            warnings.warn(
-                f"on({event!r}) outside `bootstrap`: it happens in workers, which won't know this listener",
-                stacklevel=2,
-            )
+            warn_caller(f"on({event!r}) outside `bootstrap`: it happens in workers, which won't know this listener")
 
     def _follows(self, name: Name) -> bool:
         """Whether anybody wants to know when that happens."""

@@ -253,6 +253,44 @@ def test_a_bootstrap_that_would_wait_for_itself_is_told(folder: Path, monkeypatc
         asyncio.run(package.adispatch("noted", {}))
 
 
+@pytest.mark.parametrize("given", [{"config": "extensions.yaml"}, {"env": "test"}, {"hot_reload": False}])
+def test_a_default_router_that_takes_the_place_of_another_says_what_that_was_given_by_hand(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: Any
+) -> None:
+    (folder / "extensions.yaml").write_text(FILE + "bootstrap: app_broken:setup\n")
+    (folder / "extensions.test.yaml").write_text("version: 1\n")
+    (folder / "app_broken.py").write_text("def setup(router): router.register('noted', print, id='of-bootstrap')\n")
+    monkeypatch.setattr(default, "_default", None)
+    package.register("noted", print, id="by-hand")
+    package.on("queued", print)
+    package.register_reference(Slot, key=str, load=lambda cls, key: None)
+    first = package.configure()
+    with pytest.warns(
+        UserWarning, match="route by-hand of noted, a listener of 'queued', the reference to Slot"
+    ) as told:
+        second = package.configure(**given)
+    assert "of-bootstrap" not in str(told[0].message)
+    assert told[0].filename == __file__
+    assert first is not second is package.configure()
+    package.configure(**given)  # of what bootstrap registers, the next one has it too
+
+
+class Slot: ...
+
+
+def test_what_workers_wont_know_is_told_in_the_line_that_registers_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, app: Router
+) -> None:
+    monkeypatch.setattr(default, "_default", app)
+    for which, registrar in enumerate([package, app]):
+        with pytest.warns(UserWarning, match="workers won't know this route") as told:
+            registrar.register_async("noted", "app_handlers:job", id=f"job-{which}")
+        assert told[0].filename == __file__
+        with pytest.warns(UserWarning, match="workers, which won't know this listener") as told:
+            registrar.on("failed", print)
+        assert told[0].filename == __file__
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
