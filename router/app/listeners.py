@@ -40,5 +40,5 @@ class Listeners:
         for listener in self.by_name.get(event.name, ()):
             try:
                 listener(event)
-            except Exception:
+            except (Exception, SystemExit):  # a thread of a worker would silently end with it
                 log.exception("a listener of %r raised", event.name)

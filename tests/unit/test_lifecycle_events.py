@@ -120,11 +120,15 @@ def test_the_log_says_the_same_in_words_and_fields(app: TestRouter, caplog: pyte
     assert (retried.__dict__["job"], retried.__dict__["wait"]) == (done.jobs["flaky"], 10.0)
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
 def test_what_a_listener_raises_is_logged_and_the_next_one_is_told(
-    app: TestRouter, caplog: pytest.LogCaptureFixture
+    app: TestRouter, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
+    def raises(event: LifecycleEvent) -> None:
+        raise error
+
     told: list[LifecycleEvent] = []
-    app.on("queued", lambda event: 1 / 0)
+    app.on("queued", raises)
     app.on("queued", told.append)
     assert app.dispatch("flaky").jobs
     assert len(told) == 1
