@@ -43,13 +43,15 @@ def set_default(router: Router) -> None:
 def configure(config: str | Path | None = None, *, env: str | None = None, hot_reload: bool = True) -> Router:
     """Load and validate the file now, and let the functions of the package use it; the arguments are those of `Router`.
 
-    Without any, it gives the default Router that there is, if there is one. With some, what that one was given by
-    `register` and the like, outside ``bootstrap``, is gone, and a warning says so. Raises ConfigError.
+    Without a file, and another overlay, it gives the default Router that there is, if there is one. Else what that one
+    was given by `register` and the like, outside ``bootstrap``, is gone, and a warning says so. Raises ConfigError.
     """
     global _maker
     with _lock:
         before = _default
-        if before is not None and config is None and env is None and hot_reload:
+        if before is not None and config is None and env in (None, before.table.settings.env):
+            if not hot_reload:
+                before.look_no_more()
             return before
         _refuse_the_maker()
         _maker = threading.get_ident()

@@ -40,6 +40,10 @@ class Reloader:
         """Let dispatches look, at most once a second."""
         self.look_at = time.monotonic() + LOOK_EVERY
 
+    def look_no_more(self) -> None:
+        """Let dispatches look at nothing."""
+        self.look_at = math.inf
+
     def look(self) -> None:
         """See whether the file was edited; if it was, have it loaded while everything goes on under the old table."""
         self.look_at = time.monotonic() + LOOK_EVERY

@@ -139,6 +139,10 @@ class Router:
         """The routing table in force: the file's routes and the registered ones."""
         return self._state.table
 
+    def look_no_more(self) -> None:
+        """As if it had been made with ``hot_reload=False``."""
+        self._reloader.look_no_more()
+
     def reload(self) -> RoutingTable:
         """Read the file again and put it in force, in this thread: what runs goes on under the old table.
 

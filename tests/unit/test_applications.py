@@ -253,7 +253,7 @@ def test_a_bootstrap_that_would_wait_for_itself_is_told(folder: Path, monkeypatc
         asyncio.run(package.adispatch("noted", {}))
 
 
-@pytest.mark.parametrize("given", [{"config": "extensions.yaml"}, {"env": "test"}, {"hot_reload": False}])
+@pytest.mark.parametrize("given", [{"config": "extensions.yaml"}, {"env": "test"}])
 def test_a_default_router_that_takes_the_place_of_another_says_what_that_was_given_by_hand(
     folder: Path, monkeypatch: pytest.MonkeyPatch, given: Any
 ) -> None:
@@ -273,6 +273,19 @@ def test_a_default_router_that_takes_the_place_of_another_says_what_that_was_giv
     assert told[0].filename == __file__
     assert first is not second is package.configure()
     package.configure(**given)  # of what bootstrap registers, the next one has it too
+
+
+def test_configure_without_a_file_keeps_the_default_router_and_its_overlay_but_lets_it_look_no_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "extensions.test.yaml").write_text("version: 1\n")
+    monkeypatch.setattr(default, "_default", None)
+    first = package.configure(env="test")
+    package.register("noted", print, id="by-hand")
+    assert package.configure(env="test", hot_reload=False) is first
+    monkeypatch.setattr(Look, "changed", lambda look: pytest.fail("it looks"))
+    monkeypatch.setattr(time, "monotonic", lambda: 1e12)
+    package.dispatch("noted")
 
 
 class Slot: ...
