@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from contextlib import closing
 from enum import StrEnum
@@ -65,11 +66,17 @@ def explained(problem: Exception) -> str:
 
 def print_json(data: Any) -> None:
     """Data as indented JSON on stdout."""
+    typer.echo(as_json(data))
+
+
+def as_json(data: Any) -> str:
+    """Data as indented JSON for stdout; where that isn't UTF-8, in ASCII."""
     import json
 
     import msgspec
 
-    typer.echo(json.dumps(msgspec.to_builtins(data), indent=2, ensure_ascii=False))
+    is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+    return json.dumps(msgspec.to_builtins(data), indent=2, ensure_ascii=not is_utf8)
 
 
 def print_table(table: Table) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -137,12 +138,15 @@ _UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def main() -> None:
     """The program: exit code 0 for fine, 1 for something wrong, 2 for wrong usage or no such file."""
+    _open_standard_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names and errors may have what a terminal can't show
     try:
         try:
             _run()
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # where it can be caught, unlike at the interpreter's exit
+            sys.stdout.flush()  # where it can be caught, unlike at the interpreter's exit
     except OSError as problem:
         if problem.filename is not None or problem.errno not in _UNWRITTEN:
             raise
@@ -150,6 +154,20 @@ def main() -> None:
         if problem.errno != errno.EPIPE:
             _tell(problem, f"stdout can't be written: {os.strerror(problem.errno)}")
         sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """Where this process was started without one of them (`>&-`), open the null device in its place.
+
+    Otherwise the next thing opened takes its number, and children would inherit that as their stdout.
+    """
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.set_inheritable(fd, True)
+            setattr(sys, name, os.fdopen(fd, mode))
 
 
 def _run() -> None:

@@ -14,7 +14,7 @@ from router.cli.common import ConfigOption, UsageError, duration, error
 from router.config.places import find
 from router.config.problems import did_you_mean
 from router.worker.checking import Check
-from router.worker.processes import end_at_sigterm_as_pid_1, open_standard_streams
+from router.worker.processes import end_at_sigterm_as_pid_1
 
 _MEMORY = re.compile(r"(\d+)\s*([KMG]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -66,7 +66,6 @@ def run_worker(
     ] = True,
 ) -> None:
     """Run the jobs of the queues, in children of this process, until it is told to stop (SIGTERM, Ctrl-C)."""
-    open_standard_streams()
     end_at_sigterm_as_pid_1()
     path = str(find(config))
     checking = Check(path)

@@ -36,19 +36,6 @@ def start_program(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def open_standard_streams() -> None:
-    """Where this process was started without one of them (`>&-`), open the null device in its place.
-
-    Otherwise the next thing opened takes its number, and children would inherit that as their stdout.
-    """
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
-            os.set_inheritable(fd, True)
-
-
 def end_at_sigterm_as_pid_1() -> None:
     """Until the worker has its own ways: what has no handler for it is not ended by SIGTERM where it is PID 1.
 

@@ -191,6 +191,49 @@ def test_wrong_use_is_told_without_a_traceback(tmp_path: Path, arguments: list[s
     assert "Traceback" not in done.stderr
 
 
+def on_sqlite(folder: Path, command: str, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """A line of the shell, in which ``$R`` is the command, where a job with euros and smileys in it has failed."""
+    (folder / "extensions.yaml").write_text("version: 1\n")
+    failed = failed_job(7, error="LookupError: no räte for €😀")
+    (folder / "jobs.jsonl").write_bytes(to_line(replace(failed, body=failed.body.replace(b"number", "nö€😀".encode()))))
+    in_process(folder, {}, "failed", "import", "jobs.jsonl")
+    line = f"R='{Path(sys.executable).with_name('router')}'; {command}"
+    return subprocess.run(["sh", "-c", line], cwd=folder, env={**os.environ, **env}, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("$R failed forget --all <&-", 1, "Delete 1 failed job for good?"),
+        ("$R failed import - <&-", 0, "imported: 0 jobs"),
+        ("$R dispatch order -p - <&-", 2, "stdin is no JSON"),
+        ("$R failed export >&-", 0, "exported: 1 job"),
+        ("$R failed list 2>&-", 0, "1 failed job"),
+    ],
+)
+def test_where_a_standard_stream_is_closed_it_is_as_if_nothing_came_from_there(
+    tmp_path: Path, command: str, code: int, said: str
+) -> None:
+    done = on_sqlite(tmp_path, command, {})
+    assert said in (done.stdout + done.stderr).decode()
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_has_no_characters_for_is_shown_in_some_way_and_json_stays_json(
+    tmp_path: Path, encoding: str
+) -> None:
+    for number, command in enumerate(("list", "show 0", "list --format json", "show 0 --format json")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = on_sqlite(folder, f"$R failed {command}", {"PYTHONIOENCODING": encoding})
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"LookupError: no r" in done.stdout
+        if "json" in command:
+            assert "LookupError: no räte for €😀" in json.dumps(json.loads(done.stdout), ensure_ascii=False)
+
+
 # -- retrying with another payload
 
 

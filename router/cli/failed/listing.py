@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import msgspec
 import typer
 
 from router.brokers.base import FailedJob
-from router.cli.common import ConfigOption, Format, FormatOption, open_broker, print_json, print_table
+from router.cli.common import ConfigOption, Format, FormatOption, as_json, open_broker, print_json, print_table
 from router.cli.failed.selecting import (
     ErrorOption,
     Filters,
@@ -170,7 +169,7 @@ def _print_list(items: Iterable[dict[str, Any]]) -> None:
     """A JSON array, an item at a time: as one text it would take as much memory again."""
     before = "["
     for item in items:
-        typer.echo(f"{before}\n{_indented(json.dumps(item, indent=2, ensure_ascii=False))}", nl=False)
+        typer.echo(f"{before}\n{_indented(as_json(item))}", nl=False)
         before = ","
     typer.echo("[]" if before == "[" else "\n]")
 
