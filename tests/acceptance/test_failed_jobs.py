@@ -6,10 +6,12 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,18 @@ from msgspec.structs import replace
 from router.brokers import connect
 from router.brokers.base import FailedJob
 from router.cli.failed.lines import to_line
+from router.cli.failed.selecting import _since
 from router.jobs.job import decode, encode
 from router.locks.base import Claim
 from tests.app import App, amqp_url, in_process
 from tests.failed_shop import FILE, MakeApp, Shop, failed_job
 
 NO_LOCKS = 'broker: {url: "${ROUTER_BROKER_URL}", namespace: "${ROUTER_NAMESPACE}"}\n'
+
+ONE_POINT = """
+version: 1
+extensions: {raised: {handlers: [{handler: "work:work", id: worker, async: {queue: emails}}]}}
+"""
 
 STRICT = """
 from dataclasses import dataclass
@@ -84,6 +92,11 @@ def test_a_filter_means_the_same_in_each_command(shop: Shop) -> None:
     assert shop.failed() == [one.id, three.id, four.id]
     assert "forgotten: 1 job" in shop.router("failed", "forget", "--error", "Mail", "--yes").stdout
     assert shop.failed() == [one.id, three.id]
+
+
+def test_a_date_without_dashes_is_a_date_and_no_number_of_seconds() -> None:
+    assert _since("20260131") == _since("2026-01-31") == datetime(2026, 1, 31).timestamp()
+    assert _since("90") == pytest.approx(time.time() - 90, abs=60)
 
 
 def test_an_error_is_shown_as_it_is_but_for_what_a_terminal_would_obey(shop: Shop) -> None:
@@ -180,6 +193,7 @@ def test_a_job_that_was_dispatched_in_no_year_is_shown(shop: Shop) -> None:
         (["forget"], "--all"),
         (["export", "--forget"], "needs a FILE"),
         (["export", "extensions.yaml"], "is there already"),
+        (["export", ""], "an empty name is no file"),
         (["import", "nix.jsonl"], "can't be read"),
     ],
 )
@@ -193,7 +207,7 @@ def test_wrong_use_is_told_without_a_traceback(tmp_path: Path, arguments: list[s
 
 def on_sqlite(folder: Path, command: str, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
     """A line of the shell, in which ``$R`` is the command, where a job with euros and smileys in it has failed."""
-    (folder / "extensions.yaml").write_text("version: 1\n")
+    (folder / "extensions.yaml").write_text(ONE_POINT)
     failed = failed_job(7, error="LookupError: no räte for €😀")
     (folder / "jobs.jsonl").write_bytes(to_line(replace(failed, body=failed.body.replace(b"number", "nö€😀".encode()))))
     in_process(folder, {}, "failed", "import", "jobs.jsonl")
@@ -296,6 +310,37 @@ def test_an_unchanged_or_empty_payload_changes_nothing(shop: Shop) -> None:
     shop.app.env["VISUAL"] = "no-such-editor"
     assert "set $VISUAL or $EDITOR" in shop.router("failed", "retry", job, "--edit", code=1).stderr
     assert shop.failed() == [job]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ('"vim', "the editor '\"vim' can't be started: No closing quotation; set $VISUAL or $EDITOR"),
+        (" ", "the editor ' ' can't be started: it names no program; set $VISUAL or $EDITOR"),
+        ("sh -c 'rm $1; mkdir $1' sh", ".json can't be read: Is a directory; nothing was done"),
+    ],
+)
+def test_an_editor_that_is_none_is_told_without_a_traceback(shop: Shop, command: str, said: str) -> None:
+    (job,) = shop.restore(failed_job(7))
+    shop.app.env["VISUAL"] = command
+    done = shop.router("failed", "retry", job, "--edit", code=1)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert shop.failed() == [job]
+
+
+def test_a_payload_is_edited_as_utf_8_whatever_the_locale_with_or_without_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "edit.py").write_text(
+        "import pathlib, sys\n"
+        "file = pathlib.Path(sys.argv[1])\n"
+        "file.write_bytes(b'\\xef\\xbb\\xbf' + file.read_bytes().replace('€'.encode(), 'ß'.encode()))\n"
+    )
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "EDITOR": f"{sys.executable} edit.py"}
+    done = on_sqlite(tmp_path, "$R failed retry --all --edit", env)
+    assert (done.stdout, done.stderr) == (b"queued again: 1 job\n", b"")
+    with sqlite3.connect(tmp_path / "router.db") as database:
+        ((body,),) = database.execute("SELECT body FROM jobs")
+    assert json.loads(body)["event"] == {"nöß😀": 7}
 
 
 def test_on_a_terminal_a_mistake_is_shown_and_the_editor_offered_again(shop: Shop) -> None:

@@ -87,11 +87,11 @@ def _parse(text: str, point: str) -> Any:
 
 def _in_editor(text: str, job: str) -> str:
     """The text as the operator leaves it."""
-    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    command = _editor()
     with tempfile.TemporaryDirectory(prefix="router-") as folder:  # for the operator's eyes only
         file = Path(folder) / f"{job}.json"
         try:
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
         except OSError as problem:
             raise RouterError(
                 f"{file} can't be written: {problem.strerror}; name another folder by $TMPDIR"
@@ -101,16 +101,32 @@ def _in_editor(text: str, job: str) -> str:
         try:
             code = subprocess.call([*command, str(file)])
         except OSError as problem:
-            raise RouterError(
-                f"the editor {command[0]!r} can't be started: {problem.strerror}; set $VISUAL or $EDITOR to one"
-            ) from problem
+            raise _no_editor(command[0], problem.strerror) from problem
         finally:
             signal.signal(signal.SIGINT, before)
         if code:
             raise RouterError(f"the editor ended with code {code}; nothing was done, the job stays failed")
         try:
-            return file.read_text()
+            return file.read_text(encoding="utf-8-sig")  # some editors put a byte order mark before it
         except FileNotFoundError:
             return ""
+        except OSError as problem:
+            raise RouterError(f"{file} can't be read: {problem.strerror}; nothing was done") from problem
         except UnicodeDecodeError as problem:
             raise RouterError(f"what the editor has written is no UTF-8: {problem}; nothing was done") from problem
+
+
+def _editor() -> list[str]:
+    """The command of the operator's editor. Raises RouterError."""
+    text = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        command = shlex.split(text)
+    except ValueError as problem:
+        raise _no_editor(text, problem) from problem
+    if not command:
+        raise _no_editor(text, "it names no program")
+    return command
+
+
+def _no_editor(command: str, why: object) -> RouterError:
+    return RouterError(f"the editor {command!r} can't be started: {why}; set $VISUAL or $EDITOR to one")

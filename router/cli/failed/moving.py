@@ -55,6 +55,8 @@ def export(
     """Write failed jobs, all or those that fit, as JSON, one a line; `router failed import` puts them back."""
     if target == "-" and forget:
         raise UsageError("--forget needs a FILE: nobody can tell whether what goes to stdout is kept")
+    if not target:
+        raise UsageError("an empty name is no file")  # as of a shell's variable that isn't set
     if target != "-" and os.path.lexists(target):
         raise UsageError(f"{target} is there already, perhaps the only copy of other jobs; name another file")
     filters = Filters(point, handler, queue, error, since, reason, limit)

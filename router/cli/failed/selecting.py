@@ -36,12 +36,12 @@ def _regex(text: str) -> re.Pattern[str]:
 def _since(text: str) -> float:
     """A point in time, in seconds since the epoch."""
     try:
-        return time.time() - parse_duration(text)
-    except ValueError:
+        return datetime.fromisoformat(text).timestamp()  # first: 20260131 is no number of seconds
+    except (ValueError, OverflowError):
         pass
     try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
+        return time.time() - parse_duration(text)
+    except ValueError:
         raise typer.BadParameter(
             f"{text!r} is neither a duration (`30m`, `2h`, `1d`) nor a time (`2026-01-31`, `2026-01-31T04:00`)"
         ) from None
