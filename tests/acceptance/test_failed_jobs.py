@@ -614,6 +614,14 @@ def test_what_is_imported_again_after_its_retry_runs_again_in_the_same_worker(sh
     assert shop.failed() == []
 
 
+def test_a_message_without_a_body_comes_back_too(shop: Shop) -> None:
+    empty = FailedJob("bytes-1", "emails", "", "", "undecodable", "not a job", time.time() - 9, b"")
+    shop.restore(empty)
+    shop.router("failed", "export", "jobs.jsonl", "--forget")
+    assert "imported: 1 job" in shop.router("failed", "import", "jobs.jsonl").stdout
+    assert [job["bytes"] for job in shop.router("failed", "list", "--format", "json").json()] == [""]
+
+
 def test_a_unique_job_that_was_carried_to_another_namespace_is_unique_there(shop: Shop) -> None:
     shop.broken(7)
     shop.app.router("dispatch", "only_one", "-p", '{"number": 7}')

@@ -62,7 +62,7 @@ def from_line(line: bytes) -> FailedJob:
     if read.v != VERSION:
         raise ValueError(f"version {read.v} of the format, where {VERSION} is known here; import it by a newer router")
     body = bytes(read.body) if read.body_base64 is None else read.body_base64
-    if not body:
+    if read.body_base64 is None and not body:
         raise ValueError("it has neither `body` nor `body_base64`")
     try:
         job = decode(body)
