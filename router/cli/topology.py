@@ -57,6 +57,7 @@ def apply(
     """Make what is missing. Deletes nothing but what --prune names, and asks first."""
     with _rabbitmq(config) as (broker, needs):
         for queue in prune or ():
+            _check_name(queue)
             if queue in needs.queues:
                 raise UsageError(f"queue {queue!r} is in the file; take it out first, and restart the workers")
         for delay in prune_delay or ():
@@ -107,6 +108,15 @@ def _rabbitmq(config: str | None) -> Iterator[tuple[AmqpBroker, Topology]]:
             scheme = router.table.settings.broker_url.partition(":")[0]
             raise UsageError(f"the file's broker is {scheme}://, which needs no topology; RabbitMQ is amqp://")
         yield broker, needs_of(router.table)
+
+
+def _check_name(queue: str) -> None:
+    from router.brokers.amqp.names import check_queue_name  # as above
+
+    try:
+        check_queue_name(queue)
+    except ValueError as problem:
+        raise UsageError(str(problem)) from problem
 
 
 def _count(declarations: tuple[Declaration, ...]) -> int:

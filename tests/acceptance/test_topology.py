@@ -118,6 +118,9 @@ def test_pruning_deletes_only_what_left_the_file_and_keeps_its_jobs(app: App, ra
     app.router("dispatch", "raised")
     refused = app.router("topology", "apply", "--prune", "emails", "--yes", code=2)
     assert "is in the file" in refused.stderr
+    for none in ("", "*.emails"):
+        refused = app.router("topology", "apply", "--prune", none, "--yes", code=2)
+        assert refused.stderr == f"error: queue {none!r}: a name can't be empty, nor have `*` or `#` as a word\n"
     for needed in ("700ms", "500ms"):  # a route's; a step of the ladder
         assert "is needed" in app.router("topology", "apply", "--prune-delay", needed, "--yes", code=2).stderr
     app.config.write_text(FILE.replace("{queue: emails, delay: 700ms}", "{delay: 300ms}"))
