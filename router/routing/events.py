@@ -16,6 +16,8 @@ from router.routing.references import References, has_references
 
 Upcaster = Callable[[Any], Any]
 
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+
 
 def import_event_type(path: str, *, travels: bool = True) -> type:
     """The dataclass, msgspec.Struct or pydantic model at ``path``. Raises HandlerImportError.
@@ -39,12 +41,38 @@ def _check_readable(event_type: type, path: str) -> None:
         return
     try:
         msgspec.json.Decoder(event_type)
+        kinds = _kinds_of_containers(event_type)
     except NameError as error:
         hint = "import it outside of `if TYPE_CHECKING`, and declare its classes at the top level of a module"
         raise HandlerImportError(f"{path}: a worker can't tell the types of its fields: {error}; {hint}") from error
     except Exception as error:  # annotations are user code
         hint = "declare such a field as one type that JSON can tell, such as `str`, or make the event a pydantic model"
         raise HandlerImportError(f"{path}: a worker can't read it from JSON: {error}; {hint}") from error
+    if kinds:
+        kind, plain = kinds[0]
+        words = f"`{kind.__qualname__}` is written as any other {plain}; declare it as `{plain}`"
+        raise HandlerImportError(f"{path}: a worker can't read it from JSON: {words}")
+
+
+def _kinds_of_containers(event_type: type) -> list[tuple[type, str]]:
+    """The classes derived from a container that fields declare, each with what its objects are written as."""
+    from msgspec import inspect
+
+    found = []
+    rest: list[object] = [inspect.type_info(event_type)]
+    seen: dict[int, object] = {}
+    while rest:
+        part = rest.pop()
+        if id(part) in seen:  # types may be recursive
+            continue
+        seen[id(part)] = part
+        if isinstance(part, inspect.CustomType):
+            found += [(part.cls, plain.__name__) for plain in _CONTAINERS if issubclass(part.cls, plain)]
+        elif isinstance(part, tuple):
+            rest += part
+        elif isinstance(part, inspect.Type | inspect.Field):
+            rest += [getattr(part, name) for name in part.__struct_fields__]
+    return found
 
 
 def import_upcaster(path: str) -> Upcaster:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import math
@@ -224,7 +225,14 @@ class Readable(Generic[Item]):
     raw: Any
 
 
+@dataclasses.dataclass
+class Counting:
+    itself: Counting | None
+    words: list[collections.Counter[str]]
+
+
 UNREADABLE = {
+    "Counting": "a worker can't read it from JSON: `Counter` is written as any other dict; declare it as `dict`",
     "Ambiguous": "Type unions may not contain more than one str-like type .*; declare such a field as one type",
     "Holding": "Type unions may not contain more than one str-like type",
     "Initialised": "dataclasses with `InitVar` fields are not supported",
