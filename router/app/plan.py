@@ -15,6 +15,7 @@ from router.routing.encoding import encode_event, originals
 from router.routing.events import build_event, check_fields, fit_event, import_event_type
 from router.routing.handlers import Handler, import_handler
 from router.routing.references import References, has_references
+from router.routing.unions import find_changed, has_unions
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -63,6 +64,7 @@ class Plan:
                 event = self._read(event, data)
             elif self.event_type is not None and self.later:
                 self._check_classes(event, data, self.event_type)
+                self._check_unions(event, data, self.event_type)
         return event, data
 
     def check(self, payload: Any) -> bytes:
@@ -95,6 +97,17 @@ class Plan:
             arriving = find_derived(self._read(event, data), event_type)  # a model may read more than it declares
             if lost := [one for one in derived if one not in arriving]:
                 raise InvalidPayload(f"{self.point.name}: {lost[0].words()}")
+
+    def _check_unions(self, event: Any, data: bytes, event_type: type) -> None:
+        """Raises InvalidPayload where a value of a union would arrive as another of its types."""
+        if not has_unions(event_type):
+            return
+        try:
+            arriving = self._read(event, data)
+        except InvalidPayload:
+            return  # which a worker will say: values aren't checked here
+        for changed in find_changed(event, arriving):
+            raise InvalidPayload(f"{self.point.name}: {changed.words()}")
 
 
 def _check(validator: Validator, data: bytes, point: str) -> None:

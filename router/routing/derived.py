@@ -22,7 +22,8 @@ class Derived(NamedTuple):
         """Why it can't travel, and what to do."""
         from router.routing.mistakes import label  # only where something is wrong
 
-        lost = " and ".join(f"`{name}`" for name in _fields(self.cls) if name not in _fields(self.declared))
+        kept = declared_classes(self.declared)
+        lost = " and ".join(f"`{name}`" for name in declared_classes(self.cls) if name not in kept)
         name, declared = self.cls.__qualname__, self.declared.__qualname__
         hint = f"declare `{name}` there, in a union if others may come too, or send a `{declared}`"
         return f"{label(self.path)} is of `{name}` where `{declared}` is declared: a job would lose its {lost}; {hint}"
@@ -30,17 +31,17 @@ class Derived(NamedTuple):
 
 def find_derived(event: object, event_type: type) -> list[Derived]:
     """All of them in ``event``. Costs next to nothing where no class of the event has others derived from it."""
-    if not any(type.__subclasses__(cls) for cls in _all_classes(event_type)):
+    if not any(type.__subclasses__(cls) for cls in all_classes(event_type)):
         return []
     found = []
     rest: list[tuple[Path, object, frozenset[type]]] = [((), event, frozenset((event_type,)))]
     while rest:
         path, value, declared = rest.pop()
         cls: type = type(value)
-        fields = _fields(cls)
+        fields = declared_classes(cls)
         if fields:
             base = next((base for base in cls.__mro__ if base in declared), cls)
-            if not fields.keys() <= _fields(base).keys():
+            if not fields.keys() <= declared_classes(base).keys():
                 found.append(Derived(path, cls, base))
             rest += [((*path, name), getattr(value, name, None), inner) for name, inner in fields.items() if inner]
         elif value is not None:
@@ -49,17 +50,18 @@ def find_derived(event: object, event_type: type) -> list[Derived]:
 
 
 @cache
-def _all_classes(cls: type) -> set[type]:
+def all_classes(cls: type) -> set[type]:
+    """``cls`` and the classes whose objects travel by value in its fields, and in theirs."""
     found, rest = {cls}, [cls]
     while rest:
-        for classes in _fields(rest.pop()).values():
+        for classes in declared_classes(rest.pop()).values():
             rest += classes - found
             found |= classes
     return found
 
 
 @cache
-def _fields(cls: type) -> dict[str, frozenset[type]]:
+def declared_classes(cls: type) -> dict[str, frozenset[type]]:
     """The fields of a class whose objects travel by value, with the classes of that kind that each declares."""
     if not travels_by_value(cls):
         return {}

@@ -334,6 +334,28 @@ class Drawn(pydantic.BaseModel):
     itself: Drawn | None = None
 
 
+class Alike(pydantic.BaseModel):
+    name: str = "a"
+
+
+class Square(pydantic.BaseModel):
+    side: int
+
+
+class Either(pydantic.BaseModel):
+    at: str | datetime | None = None
+    ref: UUID | str | None = None
+    by_name: dict[str, list[Decimal | str | None]] = {}
+    several: list[int] | set[int] = []
+    refs: set[UUID | str] = set()
+    pair: tuple[int, str | datetime] | None = None
+    shape: Shape | Alike | Square | None = None
+    number: int | float = 0
+    text: int | str = 0
+    tree: pydantic.JsonValue = None
+    itself: Either | None = None
+
+
 class DrawnLarge(Drawn):
     scale: int = 1
 
@@ -365,6 +387,7 @@ async: {{onFailure: "{module}:failed"}}
 extensions:
   drawn: {{event: "{module}:Drawn", handlers: [{{handler: "{module}:note", async: true}}]}}
   shelf: {{event: "{module}:Shelf", handlers: [{{handler: "{module}:note", async: true}}]}}
+  either: {{event: "{module}:Either", handlers: [{{handler: "{module}:note", async: true}}]}}
 """
 
 
@@ -396,6 +419,46 @@ def test_what_a_derived_class_adds_is_never_lost_silently(jobs: TestRouter, poin
     with pytest.raises(InvalidPayload, match=words):
         jobs.dispatch(point, event)
     assert not jobs.queued
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (Either(at=datetime(2026, 1, 31)), "either: `at` is of `datetime`, and a job would read it as `str`"),
+        (Either(ref="12345678-1234-5678-1234-567812345678"), "`ref` is of `str`, and a job would read it as `UUID`"),
+        (Either(by_name={"a": [Decimal(1), "1"]}), r"`by_name.a\[1\]` is of `str`, .* as `Decimal`"),
+        (Either(several={1}), "`several` is of `set`, .* as `list`"),
+        (Either(refs={"12345678-1234-5678-1234-567812345678"}), r"`refs\[0\]` is of `str`, .* as `UUID`"),
+        (Either(pair=(1, datetime(2026, 1, 31))), r"`pair\[1\]` is of `datetime`, .* as `str`"),
+        (
+            Either(itself=Either(shape=Alike())),
+            "`itself.shape` is of `Alike`, .* as `Shape`, which is in its union too",
+        ),
+    ],
+)
+def test_a_value_of_a_union_that_would_arrive_as_another_type_is_refused(
+    jobs: TestRouter, event: Any, words: str
+) -> None:
+    with pytest.raises(InvalidPayload, match=words):
+        jobs.dispatch("either", event)
+    assert not jobs.queued
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Either(
+            at="2026-01-31", ref=UUID(int=1), by_name={"a": [Decimal(1), None]}, several=[1], refs={"a", UUID(int=1)}
+        ),
+        Either(pair=(1, "b"), itself=Either(shape=Shape()), number=1.0, text="1", tree={"a": [1, None, "b", 1.5]}),
+        Either(number=1, text=1, itself=Either(shape=Square(side=1))),
+    ],
+)
+def test_a_value_of_a_union_that_json_tells_arrives(jobs: TestRouter, event: Any) -> None:
+    jobs.dispatch("either", event)
+    jobs.run_jobs()
+    assert [event] == NOTED
+    assert type(NOTED[0].number) is type(event.number)
 
 
 @pytest.mark.parametrize(
