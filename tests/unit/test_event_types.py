@@ -847,7 +847,7 @@ extensions:
     handlers: [{{handler: "{__name__}:note", id: later, async: true}}]
 """
     )
-    monkeypatch.setenv("EDITOR", "sed -i s/true/false/")
+    monkeypatch.setenv("VISUAL", "sed -i s/true/false/")
     data = encode_event({"customer": ROWS[Customer, 1]}, "placed", registered())
     edited = edit(with_rows(path), job_of(data))
     assert edited is not None
@@ -911,7 +911,7 @@ extensions:
     handlers: [{{handler: "{__name__}:note", id: later, async: true}}]
 """
     )
-    monkeypatch.setenv("EDITOR", f"sed -i '{script}'")
+    monkeypatch.setenv("VISUAL", f"sed -i '{script}'")
     data = encode_event({"customer": ROWS[Customer, 1], "total": 7}, "placed", registered())
     if words is None:
         edited = edit(with_rows(path), job_of(data))
