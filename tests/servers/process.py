@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+
+PORTS = (10_000, 32_000)
+"""Systems hand out ports above those: Linux from 32768 on, macOS from 49152 on."""
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -18,15 +22,15 @@ class ServerFailed(RuntimeError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free on 127.0.0.1 now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that are free on 127.0.0.1 now, all different, and none of those that the system hands out by itself: a
+    server has not taken its port yet, or is away, while other tests connect and listen."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.SystemRandom().randrange(*PORTS)  # hypothesis seeds the ordinary one, alike in each process
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return [*found]
 
 
 def until(true: Callable[[], bool], seconds: float, what: str, step: float = 0.02) -> None:
