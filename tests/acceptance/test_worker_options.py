@@ -192,10 +192,14 @@ def test_where_a_standard_stream_is_closed_handlers_can_print_all_the_same(tmp_p
         assert app.failed() == []
 
 
+SLOW_TO_IMPORT = "import time\n\ntime.sleep(30)\n\ndef slow(event):\n    pass\n"
+"""The check lasts until a signal ends it, however late that comes."""
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3])
 def test_ctrl_c_while_the_file_is_checked_says_nothing_of_ours(tmp_path: Path, seconds: float) -> None:
     """A terminal sends it to the checking process too, which may not have got far."""
-    (tmp_path / "work.py").write_text("import time\n\ntime.sleep(1)\n\ndef slow(event):\n    pass\n")
+    (tmp_path / "work.py").write_text(SLOW_TO_IMPORT)
     file = "version: 1\npythonpath: ['.']\nextensions: {slow: {handlers: [{handler: 'work:slow', async: true}]}}\n"
     with App(tmp_path, file, sqlite_url(tmp_path)) as app:
         command = app._command("run-worker")
@@ -212,7 +216,7 @@ def test_ctrl_c_while_the_file_is_checked_says_nothing_of_ours(tmp_path: Path, s
 
 @pytest.mark.skipif(not can_unshare(), reason="needs a process namespace")
 def test_as_pid_1_it_obeys_sigterm_while_the_file_is_checked(tmp_path: Path) -> None:
-    (tmp_path / "work.py").write_text("import time\n\ntime.sleep(2)\n\ndef slow(event):\n    pass\n")
+    (tmp_path / "work.py").write_text(SLOW_TO_IMPORT)
     file = "version: 1\npythonpath: ['.']\nextensions: {slow: {handlers: [{handler: 'work:slow', async: true}]}}\n"
     with App(tmp_path, file, sqlite_url(tmp_path)) as app:
         command = ["unshare", "-pf", "--kill-child", *app._command("run-worker", "--max-time", "10s")]

@@ -276,17 +276,18 @@ def test_interrupted_while_jobs_come_all_go_back_at_once(setup: Setup, monkeypat
 
 SWEEPER = textwrap.dedent(
     """
-    import sys, time
+    import itertools, signal, sys
     from router.brokers.amqp import AmqpBroker
     from router.brokers.base import Outgoing, Requeue, Topology
     broker = AmqpBroker(sys.argv[1], sys.argv[2], None)
-    publish = broker.publish
-    def slowly(batch, **options):
+    publish, batches = broker.publish, itertools.count(1)
+    def killed_in_between(batch, **options):
         receipt = publish(batch, **options)
-        print("published", flush=True)
-        time.sleep(0.02)
+        if next(batches) == 8:
+            print("published", flush=True)
+            signal.pause()
         return receipt
-    broker.publish = slowly
+    broker.publish = killed_in_between
     import router.brokers.amqp.failed as failed
     failed.BATCH = 5
     broker.sweep(lambda one: Requeue(Outgoing(one.id, one.point, "b", one.body)))
@@ -300,8 +301,7 @@ def test_killed_in_the_middle_of_a_sweep_nothing_is_lost(setup: Setup, raw: Raw)
     command = [sys.executable, "-c", SWEEPER, setup.place.url, setup.place.namespace]
     sweeper = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert sweeper.stdout is not None
-    for _ in range(8):
-        assert sweeper.stdout.readline()
+    assert sweeper.stdout.readline()
     os.kill(sweeper.pid, signal.SIGKILL)
     sweeper.wait(10)
     sweeper.stdout.close()
