@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 from hypothesis import settings
 
 from tests.servers.rabbitmq import RabbitNode, scripts
+
+# What a developer's shell says to the router is not said to the tests; `ROUTER_TEST_*` and the like is.
+for name in [*os.environ]:
+    if name.startswith("ROUTER_") and not name.startswith(("ROUTER_TEST_", "ROUTER_FAULT_", "ROUTER_WRITE_")):
+        del os.environ[name]
 
 # The machines are noisy; a test that hangs is ended by its timeout.
 settings.register_profile("noisy", deadline=None)
