@@ -101,11 +101,11 @@ def test_a_storm_of_edits_loses_nothing_and_ends_on_the_last_good_file(
         app.wait_until(in_force)
         assert application.table.generation > 2
 
-    def status() -> dict[str, object]:
-        (state,) = app.router("status", "--format", "json").json()["workers"]
-        return state
+    def in_force_there() -> bool:
+        workers = app.router("status", "--format", "json").json()["workers"]  # none, where it doesn't answer in time
+        return [(state["table_hash"], state["last_error"]) for state in workers] == [(wanted, None)]
 
-    app.wait_until(lambda: (state := status())["table_hash"] == wanted and state["last_error"] is None)
+    app.wait_until(in_force_there)
     app.wait_until(lambda: len(app.journal()) >= 2 * EVENTS, 90)
     runs = Counter((line["what"], line["number"]) for line in app.journal())
     expected = {(route, number) for route in ("work:first", "work:second") for number in range(EVENTS)}

@@ -12,7 +12,7 @@ import pytest
 from tests.app import App, sqlite_url
 
 WORK = """
-import time
+import os, time
 
 from journal import write
 
@@ -24,7 +24,9 @@ def second(event):
 
 def slow(event):
     write("slow.start")
-    time.sleep(2)
+    until = time.monotonic() + 60
+    while not os.path.exists("go") and time.monotonic() < until:
+        time.sleep(0.01)
     write("slow.end")
 """
 
@@ -80,8 +82,8 @@ def test_a_broken_edit_leaves_the_last_good_table_in_force_and_says_why(app: App
     worker = app.start_worker("--concurrency", "1")
     app.wait_until(lambda: app.router("status", "--format", "json").json()["workers"])
     app.config.write_text(FILE.replace("work:slow", "work:slwo"))
-    app.wait_until(lambda: last_error(app))
-    assert "did you mean 'slow'" in (last_error(app) or "")
+    # A worker that doesn't answer in time isn't listed: what it said once counts.
+    assert "did you mean 'slow'" in (app.wait_until(lambda: last_error(app)) or "")
     assert "generation 1 stays in force" in worker.log()
     app.config.write_text(FILE)
     app.wait_until(lambda: "generation 2 is in force" in worker.log())
@@ -107,6 +109,8 @@ def test_sigterm_lets_the_running_job_finish_and_gives_the_others_back(app: App)
     worker = app.start_worker("--concurrency", "1")
     app.wait_for("slow.start")
     worker.process.terminate()
+    app.wait_until(lambda: "stopping (SIGTERM)" in worker.log())
+    (app.folder / "go").touch()
     assert worker.wait() == 0
     assert len(app.journal("slow.start")) == len(app.journal("slow.end")) == 1
     assert app.status()["queues"]["default"]["ready"] == 1
@@ -122,9 +126,10 @@ def test_a_second_signal_ends_it_now_and_the_job_pays_no_attempt(app: App) -> No
     assert worker.wait() == 0
     assert not app.journal("slow.end")
     assert app.status()["queues"]["default"]["ready"] == 1
+    (app.folder / "go").touch()
     again = app.start_worker("--concurrency", "1", "--stop-when-empty")
     assert again.wait() == 0
-    assert "attempt 1 of 3 in 2." in again.log()
+    assert "attempt 1 of 3 in " in again.log()
 
 
 def test_a_file_that_is_wrong_starts_nothing(app: App) -> None:
