@@ -32,6 +32,7 @@ class Story:
         shorten(FILE, folder / "extensions.yaml", waits=100, timeouts=100)
         self.env = {
             **os.environ,
+            "FORCE_COLOR": "",  # what commands say is read here
             "ROUTER_CONFIG": str(folder / "extensions.yaml"),
             "ROUTER_BROKER_URL": os.environ.get("ROUTER_BROKER_URL", f"sqlite:///{folder}/router.db"),
             "ROUTER_LOCKS_URL": f"sqlite:///{folder}/locks.db",

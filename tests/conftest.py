@@ -13,10 +13,24 @@ from hypothesis import settings
 
 from tests.servers.rabbitmq import RabbitNode, scripts
 
-# What a developer's shell says to the router is not said to the tests; `ROUTER_TEST_*` and the like is.
+# What the shell of whoever runs the tests says to the router, and of its terminal, is not said to the tests.
+OF_A_TERMINAL = [
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "COLUMNS",
+    "EDITOR",
+    "FORCE_COLOR",
+    "GITHUB_ACTIONS",
+    "LINES",
+    "NO_COLOR",
+    "PY_COLORS",
+    "VISUAL",
+]
+OF_THE_TESTS = ("ROUTER_TEST_", "ROUTER_FAULT_", "ROUTER_WRITE_")
 for name in [*os.environ]:
-    if name.startswith("ROUTER_") and not name.startswith(("ROUTER_TEST_", "ROUTER_FAULT_", "ROUTER_WRITE_")):
+    if name in OF_A_TERMINAL or (name.startswith("ROUTER_") and not name.startswith(OF_THE_TESTS)):
         del os.environ[name]
+os.environ["TERM"] = "xterm"
 
 # The machines are noisy; a test that hangs is ended by its timeout.
 settings.register_profile("noisy", deadline=None)

@@ -10,7 +10,9 @@ from tests.app import EXAMPLES
 
 
 def test_the_demo_runs_to_its_end(broker_url: str) -> None:
-    env = {**os.environ, "ROUTER_BROKER_URL": broker_url} if broker_url.startswith("amqp:") else None
+    env = {**os.environ, "COLUMNS": "40", "FORCE_COLOR": "1"}  # a narrow terminal
+    if broker_url.startswith("amqp:"):
+        env["ROUTER_BROKER_URL"] = broker_url
     command = [sys.executable, str(EXAMPLES / "demo.py")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -510,8 +510,10 @@ def test_without_a_lock_store_a_canary_that_was_put_aside_counts_as_waiting(tmp_
         (tmp_path / "strict.py").write_text(STRICT)
         jobs = shop.restore(*(failed_job(number, age=100 - number) for number in range(2)))
         worker = app.start_worker("--concurrency", "1")
+        app.wait_until(lambda: "1 children" in worker.log())
         done = shop.router("failed", "retry", "--all", "--canary", "1", "--within", "7s", code=1)
-        assert f"job {jobs[0]} attempt 3 in queue emails: raised: the payload does not fit" in worker.log()
+        tried = f"job {jobs[0]} attempt 3 in queue emails: raised: the payload does not fit"
+        app.wait_until(lambda: tried in worker.log())
         assert f"canary {jobs[0]} was not done within 7s" in done.stderr
         assert shop.failed() == jobs[1:]
 
