@@ -69,8 +69,7 @@ def test_a_user_who_may_not_configure_is_told_that_nothing_could_be_compared(app
     app.router("topology", "apply")
     url = app.env["ROUTER_BROKER_URL"]
     vhost = url.rpartition("/")[2]
-    node.ctl("add_user", f"reader-{vhost}", "secret")
-    node.ctl("set_permissions", "-p", vhost, f"reader-{vhost}", "^$", ".*", ".*")
+    node.make_user(f"reader-{vhost}", vhost, ("^$", ".*", ".*"))
     app.env["ROUTER_BROKER_URL"] = url.replace("guest:guest@", f"reader-{vhost}:secret@")
     count = len(app.router("topology", "check", "--format", "json", code=1).json())
     said = app.router("topology", "check", code=1).stderr

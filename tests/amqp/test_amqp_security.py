@@ -138,10 +138,8 @@ def test_the_permissions_are_those_of_the_documentation() -> None:
 def as_user(place: RabbitPlace, node: RabbitNode, who: str) -> str:
     """A URL of a user of the vhost with just those permissions."""
     vhost = place.url.rpartition("/")[2]
-    configure, write, read = PERMISSIONS[who]
     name = f"{who}-{vhost}"
-    node.ctl("add_user", name, "secret")
-    node.ctl("set_permissions", "-p", vhost, name, configure, write, read)
+    node.make_user(name, vhost, PERMISSIONS[who])
     return place.url.replace("guest:guest@", f"{name}:secret@")
 
 

@@ -207,3 +207,11 @@ class RabbitNode:
             f'[begin rabbit_vhost:add(N, <<"test">>), rabbit_auth_backend_internal:set_permissions('
             f'<<"guest">>, N, <<".*">>, <<".*">>, <<".*">>, <<"test">>) end || N <- [{each}]], ok.'
         )
+
+    def make_user(self, name: str, vhost: str, permissions: tuple[str, str, str]) -> None:
+        """A user, password ``secret``, with patterns of what it may configure, write and read there, in one call."""
+        patterns = ", ".join(f'<<"{pattern}">>' for pattern in permissions).replace("\\", "\\\\")
+        self.evaluate(
+            f'rabbit_auth_backend_internal:add_user(<<"{name}">>, <<"secret">>, <<"test">>), '
+            f'rabbit_auth_backend_internal:set_permissions(<<"{name}">>, <<"{vhost}">>, {patterns}, <<"test">>).'
+        )
