@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import threading
@@ -21,8 +22,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        record.levelname = record.levelname.lower()
-        return super().format(record)
+        ours = copy.copy(record)  # other handlers get the same record
+        ours.levelname = record.levelname.lower()
+        return super().format(ours)
 
 
 def set_up_logging(level: str, log_format: str) -> None:

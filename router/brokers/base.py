@@ -121,7 +121,7 @@ class Bury(msgspec.Struct, frozen=True):
 
 
 class Return(msgspec.Struct, frozen=True):
-    """The job was not started here: another worker may have it at once, as it is."""
+    """Another worker may have the job at once, as it is: it was not started here, or its worker ends."""
 
     delivery: Delivery
 

@@ -236,7 +236,7 @@ def live_workers(cursor: sqlite3.Cursor, namespace: str, seen_since: float) -> l
     for name, raw, seen_at in cursor:
         try:
             state = msgspec.json.decode(raw, type=WorkerState)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("worker %s is of another version; what it says of itself can't be read: %s", name, error)
         else:
             found.append(msgspec.structs.replace(state, seen_at=seen_at))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.errors import ConfigError, ConfigNotFound, RouterError
+from router.errors import ConfigError, ConfigNotFound, RouterError, in_words
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -61,7 +61,7 @@ def error(message: str) -> None:
 
 def explained(problem: Exception) -> str:
     """An exception in words: one of the router's explains itself, any other one is user code's and named."""
-    return str(problem) if isinstance(problem, RouterError) else f"{type(problem).__name__}: {problem}"
+    return str(problem) if isinstance(problem, RouterError) else in_words(problem)
 
 
 def print_json(data: Any) -> None:

@@ -86,15 +86,22 @@ def _dispatch_one(
         return
     typer.echo(f"dispatched {point}, event {done.event_id}")
     for route, result in done.results.items():
-        typer.echo(f"  ran        {route} -> {result!r}")
+        typer.echo(f"  ran        {route} -> {_shown(result)}")
     for route, problem in done.errors.items():
-        typer.echo(f"  error in   {route}: {type(problem).__name__}: {problem}")
+        typer.echo(f"  error in   {route}: {in_words(problem)}")
     if done.stopped_by:
         typer.echo(f"  stopped by {done.stopped_by}: nothing was queued")
     for route, job in done.jobs.items():
         typer.echo(f"  queued     {route} job {job}")
     for route, holder in done.duplicates:
         typer.echo(f"  duplicate  {route}: job {holder} is not done yet")
+
+
+def _shown(result: object) -> str:
+    try:
+        return repr(result)
+    except Exception as problem:  # noqa: BLE001 - user code, and the jobs are queued
+        return f"{type(result).__name__} (its __repr__ raises {in_words(problem)})"
 
 
 def _as_data(done: Dispatch) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,8 +81,9 @@ def _ask_broker(checked: Checked, table: RoutingTable, loaded: Loaded) -> Checke
     connection = connect(settings.broker_url, settings.namespace, settings.locks_url)
     try:
         connection.counts(table.queues())  # is it there at all?
+        objections = cache(connection.objections)  # it connects each time
         for path, route in loaded.routes:
-            for objection in connection.objections(route.options.timeout) if route.options else ():
+            for objection in objections(route.options.timeout) if route.options else ():
                 hint = f"shorten this timeout of {format_duration(route.options.timeout)}" if route.options else None
                 at = (*path, "async", "timeout")
                 problem = Problem(objection, hint, at, code="timeout-above-broker-limit")

@@ -54,7 +54,7 @@ class Related(msgspec.Struct, frozen=True):
 class Diagnostic(Related, frozen=True, kw_only=True):
     """One mistake in a file. ``str()`` shows it as a compiler would; ``msgspec.to_builtins`` makes a dict of it.
 
-    A warning has a ``code`` (`router.config.warnings.CODES`), by which a comment silences it; an error has none.
+    A warning has a ``code`` (`router.config.lint.CODES`), by which a comment silences it; an error has none.
     ``related``: the other places that it is about.
     """
 

@@ -103,5 +103,5 @@ class Locks(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files and connections of this thread. Calling anything afterwards opens them anew."""
+        """Let go of files and connections of this process. Calling anything afterwards opens them anew."""
         ...

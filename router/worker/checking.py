@@ -12,7 +12,7 @@ import msgspec
 from router.config.diagnostics import Diagnostic
 from router.config.watched import Watched
 from router.routing.table import RoutingTable
-from router.worker.processes import describe_exit, start_program
+from router.worker.processes import describe_exit, kill, start_program
 
 CHECK_WITHIN = 60.0
 ENDS_WITHIN = 0.5
@@ -55,6 +55,11 @@ class Check:
         self._data = bytearray()
         self._give_up_at = time.monotonic() + CHECK_WITHIN
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def fileno(self) -> int:
         """The descriptor to wait on."""
         return self._sock.fileno()
@@ -71,10 +76,9 @@ class Check:
         self._sock.close()
         late = time.monotonic() >= self._give_up_at
         try:
-            code = self._process.wait(ENDS_WITHIN)
+            code: int | None = self._process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:  # it has said what it had to say; a thread of a handler's module goes on
-            self._process.kill()
-            code = self._process.wait()
+            code = kill(self._process)
         if late:
             return Checked(
                 error=f"checking the file took longer than {CHECK_WITHIN:g} s: a handler's module hangs on import"
@@ -95,8 +99,7 @@ class Check:
 
     def cancel(self) -> None:
         """End it; nobody wants the result any more."""
-        self._process.kill()
-        self._process.wait()
+        kill(self._process)
         self._sock.close()
 
 

@@ -168,8 +168,6 @@ class Worker:
         """How long nothing needs to be done if nothing happens."""
         deadline = self._desk.next_deadline(self._pool)
         until = LONGEST_WAIT if deadline is None else deadline - self._clock.now()
-        if any(child.pipe.unsent for child in self._pool):
-            until = min(until, 0.01)
         return max(min(until, self._consumer.patience(), LONGEST_WAIT), 0.0)
 
     def _room(self, now: float) -> dict[str, int]:
@@ -182,11 +180,14 @@ class Worker:
         return {queue: min(count, left) for queue, count in room.items() if left > 0}
 
     def _wait(self, seconds: float) -> list[Child]:
-        """Wait until something can be read, at most so long; returns the children that have said something."""
+        """Wait until something can be read, or written to a child that had not read all, at most so long; returns the
+        children for which that holds."""
         # Asked anew each turn: the numbers of closed descriptors come again.
         children = {child.pipe.fileno(): child for child in self._pool if not child.pipe.ended}
         poll = select.poll()
-        for fd in (*children, *self._consumer.wait_on(), self._wake.fileno()):
+        for fd, child in children.items():
+            poll.register(fd, select.POLLIN | select.POLLOUT if child.pipe.unsent else select.POLLIN)
+        for fd in (*self._consumer.wait_on(), self._wake.fileno()):
             poll.register(fd, select.POLLIN)
         if self._check is not None:
             poll.register(self._check.fileno(), select.POLLIN)
@@ -389,7 +390,7 @@ class Worker:
         for number in signals:
             if number == signal.SIGCHLD:
                 self._tend_at = 0.0
-                reap_orphans(self._pool.pids())
+                reap_orphans(self._pool.pids() | ({self._check.pid} if self._check is not None else set()))
             elif number == signal.SIGHUP:
                 self._check_wanted = "SIGHUP"
             elif self._stopping is None:
@@ -439,8 +440,9 @@ class Worker:
             counts = looking.result()
         except BrokerError:
             return False
-        if counts.delayed != 0 or any(counts.queues[queue].ready != 0 for queue in self._desk.queues()):
-            self._empty_since = None
+        asked = [counts.queues.get(queue) for queue in self._desk.queues()]
+        if counts.delayed != 0 or any(numbers is None or numbers.ready != 0 for numbers in asked):
+            self._empty_since = None  # None: a reload has brought that queue meanwhile
             return False
         if self._empty_since is None:
             self._empty_since = now

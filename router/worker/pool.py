@@ -16,7 +16,7 @@ from router.jobs.following import LifecycleEvent
 from router.pauses import doubled
 from router.worker.messages import Hello, Ready, Stop, Tell, ToChild
 from router.worker.pipes import ParentPipe
-from router.worker.processes import describe_exit, start_program
+from router.worker.processes import describe_exit, kill, start_program
 from router.worker.runs import Run
 from router.worker.stepping import Mark, new_memory
 
@@ -327,8 +327,7 @@ class Pool:
             try:
                 child.process.wait(timeout=max(give_up_at - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
-                child.kill("did not end when told to")
-                child.process.wait(timeout=STOP_WITHIN)
+                kill(child.process)
             child.pipe.close()
         self._children = []
 

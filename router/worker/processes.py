@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -10,6 +11,10 @@ import subprocess
 import sys
 import threading
 from types import FrameType
+
+log = logging.getLogger("router.worker")
+
+KILLED_WITHIN = 5.0
 
 _PR_SET_PDEATHSIG = 1
 _OF_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -92,8 +97,20 @@ def take_over(fd: int) -> socket.socket:
     return socket.socket(fileno=fd)
 
 
-def describe_exit(code: int) -> str:
-    """An exit code of a child in words: ``killed by SIGKILL``, ``exited with code 3``."""
+def kill(process: subprocess.Popen[bytes]) -> int | None:
+    """End it now; its exit code, or None where the kernel can't let go of it yet, as of one that waits for a disk."""
+    process.kill()
+    try:
+        return process.wait(KILLED_WITHIN)
+    except subprocess.TimeoutExpired:
+        log.error("process %d was killed and doesn't end: it waits in the kernel; nobody waits for it", process.pid)
+        return None
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit code of a child in words: ``killed by SIGKILL``, ``exited with code 3``. None: `kill` has none."""
+    if code is None:
+        return "does not end"
     if code < 0:
         try:
             return f"killed by {signal.Signals(-code).name}"

@@ -170,6 +170,27 @@ def test_exceptions_that_cannot_tell_their_words_end_in_no_traceback(folder: Pat
     assert "3 mistakes" in said
 
 
+def test_what_a_handler_says_of_itself_does_not_hide_what_was_queued(folder: Path) -> None:
+    (folder / "extensions.yaml").write_text(
+        'version: 1\npythonpath: ["."]\nbroker: {url: "sqlite:///router.db"}\nextensions:\n'
+        "  a:\n    handlers:\n"
+        '      - {handler: "h:raises", onError: continue}\n'
+        '      - {handler: "h:returns"}\n'
+        '      - {handler: "h:raises", id: later, async: true}\n'
+    )
+    (folder / "h.py").write_text(
+        "class Wordless(Exception):\n    def __str__(self):\n        return self.text\n    __repr__ = __str__\n"
+        "def raises(event):\n    raise Wordless\n"
+        "def returns(event):\n    return Wordless()\n"
+    )
+    said = run(folder, "dispatch", "a").stdout
+    assert "error in   h:raises: Wordless: (its text can't be had" in said
+    assert "ran        h:returns -> Wordless (its __repr__ raises AttributeError" in said
+    assert "queued     later job" in said
+    (folder / "extensions.yaml").write_text((folder / "extensions.yaml").read_text().replace("continue", "stop"))
+    assert "a: Wordless: (its text can't be had" in run(folder, "dispatch", "a", code=1).stderr
+
+
 def test_the_broker_itself_says_which_timeouts_it_does_not_stand(make_app: Callable[..., App]) -> None:
     app = make_app(TOO_LONG)
     broker = connect(app.env["ROUTER_BROKER_URL"], app.env["ROUTER_NAMESPACE"])

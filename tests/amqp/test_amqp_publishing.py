@@ -401,6 +401,18 @@ def test_a_wrong_set_up_is_refused(setup: Setup, wrong: str) -> None:
     assert "guest" in str(caught.value)
 
 
+def test_closing_a_broker_closes_its_lock_store(setup: Setup) -> None:
+    closed = []
+
+    class Locks(MemoryLocks):
+        def close(self) -> None:
+            closed.append(self)
+
+    broker = setup.broker(locks=Locks())
+    broker.close()
+    assert len(closed) == 1
+
+
 @pytest.mark.parametrize(
     "url", ["amqp://u:s3cret@host:port/", "amqp://u:s3cret@h/?heartbeat=0", "amqp://u:s3cret@h/?x=1"]
 )

@@ -417,6 +417,11 @@ def test_a_worker_of_another_version_that_says_something_else_hides_no_other_one
     with sqlite3.connect(path) as raw:
         columns = "namespace, name, state, seen_at"
         raw.execute(f"INSERT INTO workers ({columns}) SELECT namespace, 'newer', '{{\"v\": 9}}', seen_at FROM workers")
+        broken = (b'{"name": "\xff"}',)
+        raw.execute(
+            f"INSERT INTO workers ({columns}) SELECT namespace, 'broken', ?, seen_at FROM workers LIMIT 1", broken
+        )
     assert [state.name for state in broker.workers()] == ["w"]
     assert "worker newer is of another version" in caplog.text
+    assert "worker broken is of another version" in caplog.text
     consumer.close()

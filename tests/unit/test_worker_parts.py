@@ -1,7 +1,9 @@
 """The worker's small parts: scheduling, runs, pipes, marks, the clock."""
 
+import logging
 import os
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -20,6 +22,7 @@ from router.config import load
 from router.config.settings import AsyncOptions, Backoff, Route, Settings
 from router.jobs.job import Job, encode
 from router.jobs.lifecycle import Finish
+from router.logs import TextFormatter
 from router.routing.table import compile_table
 from router.worker import runs as runs_module
 from router.worker.checking import check
@@ -28,7 +31,7 @@ from router.worker.messages import Returned, Run, Started, Stop
 from router.worker.parent import Worker, WorkerOptions
 from router.worker.pipes import ChildPipe, ParentPipe
 from router.worker.pool import START_WITHIN, Child, _starts_nothing
-from router.worker.processes import describe_exit
+from router.worker.processes import describe_exit, kill
 from router.worker.runs import Run as RunInHand
 from router.worker.runs import Runs
 from router.worker.scheduling import AHEAD_MOST, REMEMBERED, Durations, Turns, room
@@ -318,6 +321,23 @@ def test_waiting_for_the_broker_is_not_standing_still(caplog):
 def test_exits_are_told_in_words():
     assert describe_exit(-9) == "killed by SIGKILL"
     assert describe_exit(3) == "exited with code 3"
+    assert describe_exit(None) == "does not end"
+
+
+def test_a_killed_process_that_the_kernel_does_not_let_go_of_is_told_and_not_waited_for(caplog, monkeypatch):
+    monkeypatch.setattr("router.worker.processes.KILLED_WITHIN", 0.01)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        stubborn = SimpleNamespace(pid=process.pid, kill=lambda: None, wait=process.wait)
+        assert kill(stubborn) is None
+        assert f"process {process.pid} was killed and doesn't end" in caplog.text
+        monkeypatch.undo()
+        assert kill(process) == -9
+
+
+def test_a_line_of_the_log_leaves_the_record_as_other_handlers_get_it():
+    record = logging.LogRecord("router", logging.WARNING, "x.py", 1, "said", None, None)
+    assert " warning  said" in TextFormatter().format(record)
+    assert record.levelname == "WARNING"
 
 
 def test_a_check_that_ends_without_an_answer_says_what_there_was_instead(tmp_path: Path) -> None:

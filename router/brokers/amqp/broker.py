@@ -176,6 +176,8 @@ class AmqpBroker:
     def close(self) -> None:
         """See the contract."""
         self._publisher.close()
+        if self._locks is not None:
+            self._locks.close()
 
     def server_version(self) -> tuple[int, ...]:
         """As RabbitMQ says: (3, 10, 8); empty if it doesn't."""

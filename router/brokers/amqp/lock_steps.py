@@ -74,7 +74,6 @@ class LockThread(Generic[Key]):
             self._make(step)
             self._made.append(step.key)
             self._wake()
-        self._locks.close()  # what this thread has opened
 
     def _make(self, step: _Step[Key]) -> None:
         while not self._stopped.is_set():

@@ -33,7 +33,6 @@ DELIVERY_COUNT = "x-delivery-count"
 _NOT_BEFORE_NAME, _COUNT_NAME = NOT_BEFORE.encode(), DELIVERY_COUNT.encode()
 
 _FLAGS = struct.Struct(">H")
-_LONG = struct.Struct(">I")
 _LONGLONG = struct.Struct(">Q")
 _CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _MESSAGE_ID, _TIMESTAMP, _TYPE = (1 << bit for bit in (15, 13, 12, 7, 6, 5))
 _JSON = b"\x10application/json"

@@ -59,9 +59,6 @@ class Outbox(Generic[Key]):
         self._suspects = 0
         self._faults = 0
 
-    def __len__(self) -> int:
-        return len(self._wanted)
-
     def add(self, key: Key, publication: Publication) -> None:
         """Publish it with the next `step`."""
         self._wanted[key] = 0

@@ -99,7 +99,7 @@ def ask(link: Link, names: Names, seconds: float = ANSWER_SECONDS) -> list[Worke
     def answered(_: str, __: int, ___: str, answer: Any) -> None:
         try:
             state = _decoder.decode(body_of(answer))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("a worker of another version answered: %s", error)
             return
         answers[state.name] = msgspec.structs.replace(state, seen_at=time.time())

@@ -21,6 +21,7 @@ from router.cli.failed.selecting import decoded
 from router.cli.failed.sweeping import browse
 from router.config.settings import AsyncOptions
 from router.errors import BrokerUnavailable
+from router.jobs.following import headline
 from router.jobs.job import Job
 from router.jobs.unique import canary_key, is_canary, until_start
 from router.locks.base import Locks
@@ -134,7 +135,7 @@ class Watch:
             if failed.id in waiting:
                 job = decoded(failed)
                 if job is not None and job.round >= self._rounds[failed.id]:
-                    found[failed.id] = failed.error.split("\n", 1)[0]
+                    found[failed.id] = headline(failed.error)
 
         browse(self._broker, visit, self._left)
         return found

@@ -28,6 +28,7 @@ from router.cli.failed.selecting import (
 from router.cli.failed.sweeping import browse
 from router.config import counted
 from router.config.diagnostics import clean
+from router.jobs.following import headline
 from router.jobs.job import MAX_HISTORY, AttemptRecord
 from router.routing.table import RoutingTable
 
@@ -116,7 +117,7 @@ def show(
 
 
 def _row(job: FailedJob) -> tuple[str, ...]:
-    error = job.error.split("\n", 1)[0]
+    error = headline(job.error)
     cells = (job.id, _moment(job.failed_at), job.queue, job.point or "-", job.route or "-", job.reason, error)
     return tuple(map(clean, cells))
 
