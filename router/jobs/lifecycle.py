@@ -7,8 +7,8 @@
                   │               │                          └─ none left,
                   │               │                             or not wanted ─► Failed
                   │               ├─ Expired (before it started) ──────────────► Failed
-                  └── delay ◄─────┴─ NotRunnable ─┬─ for less than unknownRouteFor ─► Wait (same attempt)
-                                                  └─ for longer ────────────────────► Failed
+                  └── delay ◄─────┴─ not runnable here (`park`) ─┬─ for less than unknownRouteFor ─► the same attempt
+                                                                 └─ for longer ────────────────────► a failed job
 """
 
 from __future__ import annotations

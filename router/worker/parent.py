@@ -15,33 +15,27 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import msgspec
-
-from router.app.router import topology
-from router.brokers.base import Broker, Counts, WorkerState
+from router.brokers.base import Broker, WorkerState
 from router.brokers.wake import Wake
-from router.config import Look, mask_url
-from router.config.settings import keep_connections
-from router.errors import BrokerError, BrokerUnavailable
+from router.config import mask_url
+from router.errors import BrokerUnavailable
 from router.routing.table import RoutingTable, difference
-from router.worker.aside import aside
-from router.worker.checking import Check, Checked
 from router.worker.clock import Clock
 from router.worker.desk import Desk
+from router.worker.emptiness import Emptiness
 from router.worker.messages import Hello, Ready, ToParent, Unready
 from router.worker.pool import Child, Limits, Pool, PoolExhausted
 from router.worker.processes import describe_exit, reap_orphans
+from router.worker.reloading import Reload, declare
 from router.worker.watchdog import Watchdog
 from router.worker.watching import Watcher
 
 log = logging.getLogger("router.worker")
 
 FLUSH_WITHIN = 10.0
-EMPTY_FOR = 1.0
 REPORT_EVERY = 2.0
 LONGEST_WAIT = 1.0
 TEND_EVERY = 0.2
@@ -81,20 +75,12 @@ class Worker:
         self._consumer = broker.consumer(self._name)
         self._wake = Wake()
         self._watchdog = Watchdog()
-        self._watcher = watcher
-        self._check: Check | None = None
-        self._check_wanted: str | None = None
-        self._looking_again: tuple[Checked, Future[bool]] | None = None
-        self._declaring: tuple[RoutingTable, Future[list[str]]] | None = None
-        self._coming: RoutingTable | None = None
-        self._looking: Future[Counts] | None = None
-        self._last_error: str | None = None
-        self._last_error_at: float | None = None
+        self._reload = Reload(table, broker, self._pool, self._hello, watcher, self._wake.set)
+        self._emptiness = Emptiness(broker, self._wake.set)
         self._loaded_at = self._started_epoch
         self._stopping: str | None = None
         self._stop_by: float | None = None
         self._signals: list[int] = []
-        self._empty_since: float | None = None
         self._reported_at = 0.0
         self._tend_at = 0.0
 
@@ -113,8 +99,7 @@ class Worker:
         log.info("worker %s: %d children, queues %s, broker %s", *about, extra={"event": "worker.started"})
         self._watchdog.start()
         with self._signals_wake():
-            if self._watcher is not None:
-                self._watcher.start(lambda: self._want_check("the file was edited"))
+            self._reload.start()
             try:
                 self._attend_children(self._clock.now())  # they get ready while the broker is
                 self._prepare()
@@ -124,8 +109,7 @@ class Worker:
                 log.error("giving up: no child could be started: %s", error, extra={"event": "worker.failed"})
                 return 1
             finally:
-                if self._watcher is not None:
-                    self._watcher.close()
+                self._reload.close()
                 self._end()
         return 0
 
@@ -142,7 +126,7 @@ class Worker:
         self._attend_signals(now)
         self._tell()  # before the last child that could is let go
         self._attend_children(now)
-        self._attend_check()
+        self._attend_reload()
         self._desk.check_locks(now)
         self._settle()
         room = self._room(now)
@@ -187,10 +171,8 @@ class Worker:
         poll = select.poll()
         for fd, child in children.items():
             poll.register(fd, select.POLLIN | select.POLLOUT if child.pipe.unsent else select.POLLIN)
-        for fd in (*self._consumer.wait_on(), self._wake.fileno()):
+        for fd in (*self._consumer.wait_on(), *self._reload.wait_on(), self._wake.fileno()):
             poll.register(fd, select.POLLIN)
-        if self._check is not None:
-            poll.register(self._check.fileno(), select.POLLIN)
         ready = [fd for fd, _ in poll.poll(seconds * 1000)]
         if self._wake.fileno() in ready:
             self._wake.clear()
@@ -231,102 +213,17 @@ class Worker:
             self._pool.bury(child, now)
         self._pool.maintain(now)
 
-    # -- the file --------------------------------------------------------------------------------------------------
+    def _attend_reload(self) -> None:
+        failed_at = self._reload.last_error_at
+        table = self._reload.attend(begin=not self._stopping)
+        if table is not None:
+            self._switch(table)
+        elif self._reload.last_error_at != failed_at:
+            self._reported_at = 0.0
 
-    def _want_check(self, why: str) -> None:
-        """Called from the watcher's thread."""
-        self._check_wanted = why
-        self._wake.set()
-
-    def _attend_check(self) -> None:
-        if self._declaring is not None:
-            table, declared = self._declaring
-            if declared.done():
-                self._declaring = None
-                self._prepare_children(table, declared)
-        elif self._coming is not None:
-            self._attend_coming(self._coming)
-        elif self._looking_again is not None:
-            checked, changed = self._looking_again
-            if changed.done():
-                self._looking_again = None
-                self._looked_again(checked, changed.result())
-        elif self._check is not None:
-            result = self._check.poll()
-            if result is not None:
-                self._check = None
-                self._checked(result)
-        elif self._check_wanted is not None and not self._stopping:
-            why, self._check_wanted = self._check_wanted, None
-            log.info("checking %s: %s", self._table.settings.path, why, extra={"event": "reload.started"})
-            try:
-                self._check = Check(self._table.settings.path, self._table.settings.env)
-            except OSError as error:  # no more processes, memory or descriptors
-                self._reload_failed(f"the process that checks it could not be started: {error}")
-
-    def _checked(self, result: Checked) -> None:
-        if self._watcher is None or result.watched is None:
-            self._adopt(result)
-            return
-        self._watcher.watch(result.watched)
-        self._looking_again = (result, aside(Look(result.watched).changed, self._wake.set))
-
-    def _looked_again(self, result: Checked, changed: bool) -> None:
-        if changed:
-            # It was read while it was being written: perhaps half of it.
-            self._check_wanted = "the file was edited again"
-        else:
-            self._adopt(result)
-
-    def _adopt(self, result: Checked) -> None:
-        table = result.sound
-        if table is None:
-            self._reload_failed(result.problems())
-            return
-        settings, kept = keep_connections(table.settings, self._table.settings)
-        for key in kept:
-            log.warning("reload: %s is another now; that takes effect when this worker is started again", key)
-        table = msgspec.structs.replace(table, settings=settings, generation=self._table.generation + 1)
-        self._declaring = (table, self._declared(table))
-
-    def _declared(self, table: RoutingTable) -> Future[list[str]]:
-        """Makes sure that what this table needs exists on the broker; the result is what the broker will not stand."""
-
-        def declare() -> list[str]:
-            self._broker.declare(topology(table))
-            return self._broker.objections(table.longest())
-
-        return aside(declare, self._wake.set)
-
-    def _prepare_children(self, table: RoutingTable, declared: Future[list[str]]) -> None:
-        try:
-            objections = declared.result()
-        except BrokerUnavailable as error:
-            log.warning("reload: the broker is out of reach, trying again: %s", error)
-            self._declaring = (table, self._declared(table))
-            return
-        except BrokerError as error:
-            self._reload_failed(str(error))
-            return
-        for objection in objections:
-            log.warning("%s", objection)
-        self._coming = table
-        self._pool.prepare(self._hello(table))
-
-    def _attend_coming(self, table: RoutingTable) -> None:
-        """Once children are ready for it, the table is in force; if they can't be, it never is."""
-        try:
-            if not self._pool.prepared():
-                return
-        except PoolExhausted as error:
-            self._coming = None
-            self._reload_failed(str(error))
-            return
-        self._coming = None
-        self._pool.switch()
-        old = self._table
-        self._last_error = self._last_error_at = None
-        self._table, self._loaded_at = table, time.time()
+    def _switch(self, table: RoutingTable) -> None:
+        """That table is in force, and its children are there."""
+        old, self._table, self._loaded_at = self._table, table, time.time()
         self._desk.use(table)
         for child in self._pool.usable()[:1]:
             assert child.ready is not None
@@ -339,16 +236,10 @@ class Worker:
         log.info("reload: generation %d is in force", table.generation, extra=fields)
         self._reported_at = 0.0
 
-    def _reload_failed(self, why: str) -> None:
-        self._last_error, self._last_error_at = why, time.time()
-        self._reported_at = 0.0
-        text = "reload: generation %d stays in force, the file can't be used:\n%s"
-        log.error(text, self._table.generation, why, extra={"event": "reload.failed", "error": why})
-
     def _prepare(self) -> None:
         """Make sure that the queues exist; a broker that is away is waited for."""
         while not self._stopping:
-            declared = self._declared(self._table)
+            declared = declare(self._table, self._broker, self._wake.set)
             while not declared.done() and not self._stopping:
                 ready = self._wait(LONGEST_WAIT)
                 self._clock.tick(LONGEST_WAIT)
@@ -390,9 +281,9 @@ class Worker:
         for number in signals:
             if number == signal.SIGCHLD:
                 self._tend_at = 0.0
-                reap_orphans(self._pool.pids() | ({self._check.pid} if self._check is not None else set()))
+                reap_orphans(self._pool.pids() | self._reload.pids())
             elif number == signal.SIGHUP:
-                self._check_wanted = "SIGHUP"
+                self._reload.want("SIGHUP")
             elif self._stopping is None:
                 self._stop(f"{signal.Signals(number).name}", now)
             else:
@@ -424,30 +315,10 @@ class Worker:
             self._stop("--max-time", now)
 
     def _is_empty(self, now: float) -> bool:
-        """Nothing ready in our queues, nothing in hand, nothing delayed: seen twice, a second apart."""
         if self._desk.in_hand or self._consumer.unsettled:
-            self._empty_since = self._looking = None
+            self._emptiness.busy()
             return False
-        if self._empty_since is not None and now - self._empty_since < EMPTY_FOR:
-            return False
-        if self._looking is None:
-            queues, waits = self._desk.queues(), self._table.waits()
-            self._looking = aside(lambda: self._broker.counts(queues, waits), self._wake.set)
-        if not self._looking.done():
-            return False
-        looking, self._looking = self._looking, None
-        try:
-            counts = looking.result()
-        except BrokerError:
-            return False
-        asked = [counts.queues.get(queue) for queue in self._desk.queues()]
-        if counts.delayed != 0 or any(numbers is None or numbers.ready != 0 for numbers in asked):
-            self._empty_since = None  # None: a reload has brought that queue meanwhile
-            return False
-        if self._empty_since is None:
-            self._empty_since = now
-            return False
-        return True
+        return self._emptiness.seen(self._desk.queues(), self._table.waits(), now)
 
     def _report(self, now: float) -> None:
         if now - self._reported_at < REPORT_EVERY:
@@ -462,10 +333,10 @@ class Worker:
                 self._started_epoch,
                 self._table.generation,
                 self._table.hash,
-                self._last_error,
+                self._reload.last_error,
                 running,
                 self._loaded_at,
-                self._last_error_at,
+                self._reload.last_error_at,
             )
         )
 
@@ -493,8 +364,6 @@ class Worker:
             log.error("%d jobs could not be settled; they will run again", self._consumer.unsettled)
         self._consumer.close()
         self._watchdog.close()
-        if self._check is not None:
-            self._check.cancel()
         ended = self._desk.ended + Counter(failed=self._desk.journal.failed_unrun)
         text = "worker %s stopped: %d succeeded, %d to be retried, %d failed"
         numbers = (ended["succeeded"], ended["retried"], ended["failed"])

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.brokers.base import Delivery
+from router.brokers.base import Counts, Delivery, QueueCounts
 from router.brokers.memory import MemoryBroker
 from router.config import load
 from router.config.settings import AsyncOptions, Backoff, Route, Settings
@@ -27,6 +27,7 @@ from router.routing.table import compile_table
 from router.worker import runs as runs_module
 from router.worker.checking import check
 from router.worker.clock import Clock
+from router.worker.emptiness import Emptiness
 from router.worker.messages import Returned, Run, Started, Stop
 from router.worker.parent import Worker, WorkerOptions
 from router.worker.pipes import ChildPipe, ParentPipe
@@ -316,6 +317,24 @@ def test_waiting_for_the_broker_is_not_standing_still(caplog):
     assert worker.run() == 0
     assert "stood still" not in caplog.text
     assert worker._clock.now() - worker._started_at >= 3.5
+
+
+def test_a_queue_that_a_reload_brings_while_it_is_looked_for_work_is_looked_at_too(monkeypatch):
+    monkeypatch.setattr(
+        "router.worker.emptiness.aside", lambda call, _: SimpleNamespace(done=lambda: True, result=call)
+    )
+    broker = MemoryBroker("test", None)
+    broker.counts = lambda queues, _: Counts({queue: QueueCounts(0, 0, 0, 0, None) for queue in asked}, 0, 0)
+    emptiness = Emptiness(broker, lambda: None)
+    asked = ["default"]
+    assert not emptiness.seen(["default"], (), 1.0), "a second look, a second later"
+    assert not emptiness.seen(["default", "new"], (), 2.5)
+    asked = ["default", "new"]
+    assert not emptiness.seen(["default", "new"], (), 3.0)
+    assert not emptiness.seen(["default", "new"], (), 3.5)
+    assert emptiness.seen(["default", "new"], (), 4.5)
+    emptiness.busy()
+    assert not emptiness.seen(["default", "new"], (), 9.0)
 
 
 def test_exits_are_told_in_words():
