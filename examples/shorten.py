@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from router import Router
-from router.config import parse_duration
+from router.durations import parse_duration
 
 WAITS = ("delay", "backoff", "backoffSeconds")
 TIMEOUTS = ("timeout",)

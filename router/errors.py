@@ -52,8 +52,9 @@ class ConfigError(RouterError):
 
     ``diagnostics`` holds every mistake found (``router.config.diagnostics.Diagnostic``), in the order of the file;
     ``str()`` shows them all with line, caret and hint. ``watched`` (``router.config.watched.Watched``, or None): the
-    files that were asked for, a change of which may mend it. ``settings`` (``router.config.Settings``, or None): what
-    is certain in spite of the mistakes, if the connections are; good enough to look at the jobs that there are.
+    files that were asked for, a change of which may mend it. ``settings`` (``router.config.settings.Settings``, or
+    None): what is certain in spite of the mistakes, if the connections are; good enough to look at the jobs that there
+    are.
     """
 
     def __init__(self, diagnostics: Sequence[Any], watched: Any = None, settings: Any = None) -> None:

@@ -16,7 +16,7 @@ from router.app.context import Context
 from router.app.plan import Plan, Step
 from router.app.tracing import Trace
 from router.brokers.base import Outgoing
-from router.config import parse_duration
+from router.durations import parse_duration
 from router.jobs.following import LifecycleEvent
 from router.jobs.job import WIRE_VERSION, Job, encode, new_id
 from router.jobs.unique import lock_key

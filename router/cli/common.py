@@ -45,7 +45,7 @@ class UsageError(RouterError):
 
 def duration(text: str) -> float:
     """A duration given as an option, in seconds."""
-    from router.config import parse_duration
+    from router.durations import parse_duration
 
     try:
         return parse_duration(text)

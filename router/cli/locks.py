@@ -17,7 +17,8 @@ from router.cli.common import (
     print_table,
 )
 from router.cli.grouping import SETTINGS, Group
-from router.config import counted, format_duration
+from router.config import counted
+from router.durations import format_duration
 from router.jobs.unique import key_parts
 from router.locks.base import Lease, Locks
 

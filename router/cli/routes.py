@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from router.cli.common import ConfigOption, Format, FormatOption, UsageError, open_router, print_json
-from router.config import did_you_mean, format_duration
+from router.config import did_you_mean
 from router.config.settings import AsyncOptions, Point, Route
+from router.durations import format_duration
 from router.routing.table import RoutingTable, schedule
 
 _SHOWN_WAITS = 8

@@ -12,8 +12,9 @@ import typer
 
 from router.brokers import connect
 from router.cli.common import ConfigOption, UsageError, error, print_json
-from router.config import Diagnostic, counted, find, format_duration
+from router.config import Diagnostic, counted, find
 from router.config.problems import Problem
+from router.durations import format_duration
 from router.errors import BrokerError, ConfigError
 from router.routing.table import RoutingTable, compile_table
 from router.worker.checking import Checked, check

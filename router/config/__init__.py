@@ -11,18 +11,9 @@ if TYPE_CHECKING:
     from router.config.places import find
     from router.config.problems import counted, did_you_mean
     from router.config.schema import schema_text
-    from router.config.settings import (
-        AsyncDefaults,
-        AsyncOptions,
-        Backoff,
-        Point,
-        Route,
-        Settings,
-        Unique,
-    )
+    from router.config.settings import AsyncOptions
     from router.config.urls import mask_url
     from router.config.watched import Look, Watched
-    from router.durations import format_duration, parse_duration
 
 __all__ = [
     "find",
@@ -31,19 +22,11 @@ __all__ = [
     "Composition",
     "Diagnostic",
     "async_options",
-    "parse_duration",
-    "format_duration",
     "mask_url",
     "did_you_mean",
     "counted",
     "schema_text",
-    "Settings",
-    "Point",
-    "Route",
-    "AsyncDefaults",
     "AsyncOptions",
-    "Backoff",
-    "Unique",
     "Look",
     "Watched",
 ]
@@ -51,13 +34,12 @@ __all__ = [
 _WHERE = {
     "router.config.composition": "Composition",
     "router.config.diagnostics": "Diagnostic",
-    "router.durations": "format_duration parse_duration",
     "router.config.loading": "Loaded load",
     "router.config.places": "find",
     "router.config.options": "async_options",
     "router.config.problems": "counted did_you_mean",
     "router.config.schema": "schema_text",
-    "router.config.settings": "AsyncDefaults AsyncOptions Backoff Point Route Settings Unique",
+    "router.config.settings": "AsyncOptions",
     "router.config.urls": "mask_url",
     "router.config.watched": "Look Watched",
 }

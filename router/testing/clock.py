@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from router.config import parse_duration
+from router.durations import parse_duration
 
 
 class Clock:

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from router.brokers.base import Reason
-from router.config import AsyncOptions, format_duration
+from router.config import AsyncOptions
+from router.durations import format_duration
 from router.errors import in_words
 from router.jobs.job import AttemptRecord
 

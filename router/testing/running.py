@@ -13,7 +13,7 @@ import msgspec
 
 from router.app.context import Context, running
 from router.app.router import Router
-from router.brokers.base import Delivery, Done
+from router.brokers.base import Bury, Delivery, Done, Forward
 from router.brokers.memory import MemoryBroker, MemoryConsumer
 from router.config.settings import AsyncOptions, Route
 from router.errors import InvalidPayload, Retry, RouterError
@@ -29,7 +29,7 @@ from router.testing.clock import Clock, as_datetime
 from router.testing.driving import Steps
 from router.testing.records import Outcome, Ran, Report
 from router.worker.runnables import Runnable, arguments_of, context_of, error_of, import_routes, outcome_of
-from router.worker.settling import give_up, lease_of, put_aside, settle
+from router.worker.settling import lease_of, set_aside, settle
 
 log = logging.getLogger("router.testing")
 
@@ -207,18 +207,17 @@ class JobRunner:
         return raised
 
     def _cannot_run(self, turn: _Turn, error: RouterError, consumer: MemoryConsumer) -> Ran:
-        job, now = turn.job, turn.now
         limit = turn.table.settings.unknown_route_for
-        wait = lifecycle.park(job.waiting_since, limit, now)
-        if wait is not None:
-            consumer.settle([put_aside(turn.delivery, job, wait, now)])
-            self._told("waiting", turn, reason=str(error), wait=wait)
-            return turn.ran("waiting", error)
-        text = f"{error}; it has waited {limit:g} s for a worker that knows it"
-        consumer.settle([give_up(turn.delivery, job, "unknown_route", text, now)])
-        self._told("failed", turn, reason="unknown_route", error=text)
-        self.errors[job.job] = error
-        return turn.ran("failed", error)
+        settlement = set_aside(turn.delivery, turn.job, str(error), limit, turn.now)
+        consumer.settle([settlement])
+        match settlement:
+            case Forward(successor=waiting):
+                self._told("waiting", turn, reason=str(error), wait=waiting.delay)
+                return turn.ran("waiting", error)
+            case Bury(failed=failed):
+                self._told("failed", turn, reason=failed.reason, error=failed.error)
+                self.errors[turn.job.job] = error
+                return turn.ran("failed", error)
 
     def _told(self, name: Name, turn: _Turn, **more: Any) -> None:
         self._router._tell([of_job(name, turn.job, turn.delivery.queue, self._clock(), turn.options, **more)])

@@ -6,17 +6,16 @@ import itertools
 import time
 from dataclasses import dataclass
 
-from router.brokers.base import Delivery, Done, Settlement
+from router.brokers.base import Bury, Delivery, Done, Forward, Settlement
 from router.errors import LocksUnavailable
 from router.jobs.job import Job, Stub, UndecodableJob, UnknownVersion, decode
-from router.jobs.lifecycle import park
 from router.jobs.unique import until_start
 from router.locks.base import Superseded, Taken, claim_of
 from router.routing.table import RoutingTable
 from router.worker.journal import Journal
 from router.worker.lock_store import LockStore
 from router.worker.runs import Run, Runs
-from router.worker.settling import give_up, lease_of, put_aside, settle
+from router.worker.settling import give_up, lease_of, set_aside, settle
 
 SUSPECT_AFTER = 20
 POISON_AFTER = 40
@@ -110,11 +109,10 @@ class Intake:
     def _cannot_run(
         self, delivery: Delivery, job: Job | Stub, reason: str, table: RoutingTable, epoch: float
     ) -> Settlement:
-        limit = table.settings.unknown_route_for
-        wait = park(job.waiting_since, limit, epoch)
-        if wait is None:
-            text = f"{reason}; it has waited {limit:g} s for a worker that knows it"
-            self._journal.given_up(job, delivery.queue, "unknown_route", text)
-            return give_up(delivery, job, "unknown_route", text, epoch)
-        self._journal.waiting(job, delivery.queue, reason, wait)
-        return put_aside(delivery, job, wait, epoch)
+        settlement = set_aside(delivery, job, reason, table.settings.unknown_route_for, epoch)
+        match settlement:
+            case Forward(successor=waiting):
+                self._journal.waiting(job, delivery.queue, reason, waiting.delay)
+            case Bury(failed=failed):
+                self._journal.given_up(job, delivery.queue, failed.reason, failed.error)
+        return settlement

@@ -8,7 +8,7 @@ from collections.abc import Container
 from router.brokers.base import Bury, Delivery, Done, FailedJob, Forward, Outgoing, Reason, Settlement
 from router.config.settings import AsyncOptions, Unique
 from router.jobs.job import Job, Stub, encode, waiting
-from router.jobs.lifecycle import Again, Failed, Step
+from router.jobs.lifecycle import Again, Failed, Step, park
 from router.locks.base import claim_of
 
 _DEFAULT_LEASE = Unique().lock_timeout
@@ -48,8 +48,13 @@ def publish_again(job: Job, body: bytes, queue: str, options: AsyncOptions | Non
     )
 
 
-def put_aside(delivery: Delivery, job: Job | Stub, wait: float, now: float) -> Forward:
-    """Let a job that nobody here can run wait for a worker that can. Its unique lock stays taken meanwhile."""
+def set_aside(delivery: Delivery, job: Job | Stub, reason: str, limit: float, now: float) -> Forward | Bury:
+    """What becomes of a job that nobody here can run: it waits for a worker that can, ``limit`` seconds in all, then
+    fails as an ``unknown_route``. Its unique lock stays taken while it waits."""
+    wait = park(job.waiting_since, limit, now)
+    if wait is None:
+        text = f"{reason}; it has waited {limit:g} s for a worker that knows it"
+        return give_up(delivery, job, "unknown_route", text, now)
     since = now if job.waiting_since is None else job.waiting_since
     outgoing = Outgoing(
         id=job.job,

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from router.config import AsyncDefaults, AsyncOptions, Backoff, Loaded, Point, Settings, Unique, load
+from router.config import AsyncOptions, Loaded, load
 from router.config.lint import CODES
 from router.config.places import overlays
+from router.config.settings import AsyncDefaults, Backoff, Point, Settings, Unique
 from router.errors import ConfigError
 
 CASES = Path(__file__).parents[1] / "cases"

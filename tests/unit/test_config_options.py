@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from router.config import AsyncDefaults, AsyncOptions, Backoff, Unique, async_options
+from router.config import AsyncOptions, async_options
+from router.config.settings import AsyncDefaults, Backoff, Unique
 from router.durations import MAX_WAIT
 
 DEFAULTS = AsyncDefaults()

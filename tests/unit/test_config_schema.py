@@ -17,10 +17,11 @@ from msgspec import structs
 from typer.testing import CliRunner
 
 from router.cli.main import app
-from router.config import Settings, load, schema_text
+from router.config import load, schema_text
 from router.config.names import id_problem, import_path_problem, name_problem, point_problem
 from router.config.options import duration_problem
 from router.config.schema import file_validator, joined, options_validator
+from router.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SCHEMA: dict[str, Any] = msgspec.json.decode(schema_text())

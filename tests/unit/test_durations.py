@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.config import format_duration, parse_duration
-from router.durations import MAX_WAIT, DurationError
+from router.durations import MAX_WAIT, DurationError, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ from router.cli.failed.selecting import (
 )
 from router.cli.failed.sweeping import Tally, browse, carry_out, finish
 from router.cli.interrupting import interrupted
-from router.config import counted, format_duration
+from router.config import counted
 from router.config.settings import AsyncOptions
+from router.durations import format_duration
 from router.errors import InvalidPayload, RouterError
 from router.jobs.job import Job
 from router.jobs.lifecycle import next_round

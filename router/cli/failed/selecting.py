@@ -17,7 +17,8 @@ from router.app.router import Router
 from router.brokers.base import FailedJob, Reason
 from router.cli.common import UsageError
 from router.cli.failed.sweeping import browse
-from router.config import did_you_mean, parse_duration
+from router.config import did_you_mean
+from router.durations import parse_duration
 from router.jobs.job import Job, UndecodableJob, decode
 from router.routing.table import RoutingTable
 
