@@ -43,8 +43,8 @@ def set_default(router: Router) -> None:
 def configure(config: str | Path | None = None, *, env: str | None = None, hot_reload: bool = True) -> Router:
     """Load and validate the file now, and let the functions of the package use it; the arguments are those of `Router`.
 
-    Without a file, and another overlay, it gives the default Router that there is, if there is one. Else what that one
-    was given by `register` and the like, outside ``bootstrap``, is gone, and a warning says so. Raises ConfigError.
+    Given neither a file nor another overlay, it returns the default Router that there is, if there is one. Else that
+    one is replaced; of what was registered with it outside ``bootstrap``, a warning tells. Raises ConfigError.
     """
     global _maker
     with _lock:

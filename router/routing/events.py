@@ -11,6 +11,7 @@ import msgspec
 from router.config.settings import Point
 from router.errors import HandlerImportError, InvalidPayload, in_words
 from router.routing import models
+from router.routing.derived import all_classes
 from router.routing.handlers import import_callable, import_object
 from router.routing.references import References, has_references
 
@@ -29,6 +30,7 @@ def import_event_type(path: str, *, travels: bool = True) -> type:
         dataclasses.is_dataclass(found) or issubclass(found, msgspec.Struct) or models.is_model(found)
     ):
         raise HandlerImportError(f"{path}: an event type is a dataclass, a msgspec.Struct or a pydantic model")
+    _refuse_pydantic_dataclass(found, path)
     if travels:
         _check_readable(found, path)
     return found
@@ -52,6 +54,15 @@ def _check_readable(event_type: type, path: str) -> None:
         kind, plain = kinds[0]
         words = f"`{kind.__qualname__}` is written as any other {plain}; declare it as `{plain}`"
         raise HandlerImportError(f"{path}: a worker can't read it from JSON: {words}")
+    for each in all_classes(event_type):
+        _refuse_pydantic_dataclass(each, path)
+
+
+def _refuse_pydantic_dataclass(cls: type, path: str) -> None:
+    """Msgspec takes it for a dataclass: without its checks, and with pydantic's descriptions of fields as defaults."""
+    if models.is_checked_dataclass(cls):
+        hint = "make it a pydantic BaseModel, or a dataclass of the standard library"
+        raise HandlerImportError(f"{path}: `{cls.__qualname__}` is a dataclass of pydantic's; {hint}")
 
 
 def _kinds_of_containers(event_type: type) -> list[tuple[type, str]]:

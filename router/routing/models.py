@@ -22,6 +22,11 @@ def is_model(value: object) -> bool:
     return hasattr(value, "model_dump_json")
 
 
+def is_checked_dataclass(cls: type) -> bool:
+    """Whether it is a dataclass made by `pydantic.dataclasses`."""
+    return "__pydantic_validator__" in vars(cls) and not is_model(cls)
+
+
 def is_masked(value: object) -> bool:
     """Whether it is a `SecretStr` or another secret of pydantic's that isn't empty."""
     return hasattr(type(value), "get_secret_value") and MASK in str(value)

@@ -19,6 +19,7 @@ from uuid import UUID
 import attrs
 import msgspec
 import pydantic
+import pydantic.dataclasses
 import pytest
 import sqlalchemy.orm
 from django.utils.functional import SimpleLazyObject
@@ -231,7 +232,19 @@ class Counting:
     words: list[collections.Counter[str]]
 
 
+@pydantic.dataclasses.dataclass
+class OfPydantic:
+    tags: list[str] = pydantic.Field(default_factory=list)
+
+
+@dataclasses.dataclass
+class HoldingOne:
+    of: list[OfPydantic]
+
+
 UNREADABLE = {
+    "OfPydantic": "`OfPydantic` is a dataclass of pydantic's; make it a pydantic BaseModel, or a dataclass of the",
+    "HoldingOne": "`OfPydantic` is a dataclass of pydantic's; make it a pydantic BaseModel, or a dataclass of the",
     "Counting": "a worker can't read it from JSON: `Counter` is written as any other dict; declare it as `dict`",
     "Ambiguous": "Type unions may not contain more than one str-like type .*; declare such a field as one type",
     "Holding": "Type unions may not contain more than one str-like type",
