@@ -208,7 +208,7 @@ class QueueCounts(msgspec.Struct, frozen=True):
 class Counts(msgspec.Struct, frozen=True):
     """Numbers of a namespace: by queue (each asked for, and each that is known to hold something), and in all.
 
-    ``missing``: those asked for that the broker doesn't have, where it needs any to be made.
+    ``missing``: what the broker doesn't have of what has to be made for these queues and waits, in its own words.
     """
 
     queues: Mapping[str, QueueCounts]

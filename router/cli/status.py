@@ -11,6 +11,8 @@ from router.cli.common import ConfigOption, Format, FormatOption, error, open_br
 from router.config import mask_url
 from router.errors import BrokerUnavailable
 
+_MISSING_SHOWN = 5
+
 
 def status(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> None:
     """Show what is queued, delayed, running and failed, and which workers are alive."""
@@ -32,8 +34,9 @@ def status(config: ConfigOption = None, format: FormatOption = Format.TEXT) -> N
         _show_queues(counts, now)
         typer.echo(f"\nin all: {_number(counts.delayed)} delayed, {_number(counts.failed)} failed\n")
         if counts.missing:
-            text = f"not on the broker, under this namespace: {', '.join(sorted(counts.missing))}"
-            typer.secho(f"{text}; a job, a worker or `router topology apply` makes them\n", fg="yellow")
+            shown, more = counts.missing[:_MISSING_SHOWN], len(counts.missing) - _MISSING_SHOWN
+            text = f"not on the broker: {', '.join(shown)}" + (f" and {more} more" if more > 0 else "")
+            typer.secho(f"{text}; the next start of a worker or `router topology apply` makes them\n", fg="yellow")
         if workers is not None:
             _show_workers(workers, now)
     if problem is not None:

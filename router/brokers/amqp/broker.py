@@ -16,7 +16,7 @@ from router.brokers.amqp.link import Address, Link, connect
 from router.brokers.amqp.messages import publish_failed, publish_job
 from router.brokers.amqp.names import LADDER, Names, exact_delays, milliseconds
 from router.brokers.amqp.publisher import FIRST_PAUSE, LONGEST_PAUSE, Publisher
-from router.brokers.amqp.topology import Declaration, plan
+from router.brokers.amqp.topology import Binding, Declaration, Queue, delay_queue, plan
 from router.brokers.amqp.workers import ask
 from router.brokers.base import (
     PUBLISH_DEADLINE,
@@ -129,16 +129,25 @@ class AmqpBroker:
         """See the contract. Only ready jobs are known by queue; what is delayed, for the namespace: in the ladder and
         in the queues of these delays. Those of other files can't be found without the management plugin."""
         exact = exact_delays(delays) | self._exact()
+        waits = [delay_queue(self.names, delay) for delay in sorted(exact)]
+        needed = (*self.plan(Topology(frozenset(queues))), *waits)
+        ready: dict[str, int] = {}
+        missing = []
         with self._link("counting") as link:
             admin = Admin(link)
-            by_queue = {queue: _ready(admin, self.names.queue(queue)) for queue in queues}
-            waits = [_ready(admin, self.names.delay_queue(delay)) or 0 for delay in sorted({*LADDER, *exact})]
-            failed = _ready(admin, self.names.failed) or 0
+            for each in needed:
+                if isinstance(each, Queue):
+                    counts = admin.count(each.name)
+                    ready[each.name], there = (counts[0], True) if counts is not None else (0, False)
+                else:
+                    there = isinstance(each, Binding) or admin.exists(each)
+                if not there:
+                    missing.append(str(each))
         return Counts(
-            queues={queue: QueueCounts(ready or 0, None, None, None, None) for queue, ready in by_queue.items()},
-            delayed=sum(waits),
-            failed=failed,
-            missing=tuple(queue for queue, ready in by_queue.items() if ready is None),
+            queues={queue: QueueCounts(ready[self.names.queue(queue)], None, None, None, None) for queue in queues},
+            delayed=sum(ready[self.names.delay_queue(delay)] for delay in {*LADDER, *exact}),
+            failed=ready[self.names.failed],
+            missing=tuple(missing),
         )
 
     def workers(self) -> list[WorkerState]:
@@ -249,9 +258,3 @@ class AmqpBroker:
             yield link
         finally:
             link.close()
-
-
-def _ready(admin: Admin, queue: str) -> int | None:
-    """None: there is no such queue."""
-    counts = admin.count(queue)
-    return counts[0] if counts is not None else None
