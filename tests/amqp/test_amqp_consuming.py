@@ -450,7 +450,7 @@ def test_a_successor_that_no_queue_takes_disturbs_no_other(setup: Setup) -> None
     node.evaluate(f'ra:stop_server(quorum_queues, {{list_to_atom("{name}"), node()}}).')
     consumer.settle([Forward(stuck, job("b", id="0"))])
     slow = consumer._slow_outbox  # type: ignore[attr-defined]
-    spin(consumer, lambda: len(slow) == 1, "it was put off", 30)
+    spin(consumer, lambda: len(slow._wanted) == 1, "it was put off", 30)
     for number, delivery in enumerate(others, 1):
         settled_by = time.monotonic() + 1.0
         consumer.settle([Forward(delivery, job(id=f"{number}"))])
