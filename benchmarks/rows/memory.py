@@ -19,7 +19,7 @@ FLAT = 3.0
 
 def measure(bench: Bench) -> list[Table]:
     """Megabytes over the second half; the first is the warm-up."""
-    jobs, reloads = bench.pick(1_000_000, 20_000), bench.pick(1_000, 20)
+    jobs, reloads = bench.pick(1_000_000, 40_000), bench.pick(1_000, 20)
     goals = [Goal(FLAT, at_least=False)]
     return [
         Table(
