@@ -13,7 +13,7 @@ from router.app.aside import in_thread
 from router.app.dispatch import Dispatch
 from router.app.listeners import Listener
 from router.app.registering import warn_caller
-from router.app.router import Router
+from router.app.router import Router, being_set_up
 from router.brokers.base import Outgoing, Receipt
 from router.config.settings import DEFAULT_PRIORITY, OnError, Route
 from router.errors import RouterError
@@ -30,8 +30,13 @@ _maker: int | None = None
 
 
 def default_router() -> Router:
-    """The process's Router; made for the default file where `configure` was not called."""
-    return _default or configure()
+    """The process's Router; made for the default file where `configure` was not called. While that, or a worker's, is
+    made, its ``bootstrap`` and the modules that this imports get that one."""
+    return _at_hand() or configure()
+
+
+def _at_hand() -> Router | None:
+    return _default if _default is not None and _maker != threading.get_ident() else being_set_up()
 
 
 def set_default(router: Router) -> None:
@@ -48,12 +53,13 @@ def configure(config: str | Path | None = None, *, env: str | None = None, hot_r
     """
     global _maker
     with _lock:
-        before = _default
+        before = _at_hand()
         if before is not None and config is None and env in (None, before.table.settings.env):
             if not hot_reload:
                 before.look_no_more()
             return before
-        _refuse_the_maker()
+        if being_set_up() is not None:
+            raise RouterError("`bootstrap`, and what it imports, can't configure another router: it sets one up")
         _maker = threading.get_ident()
         try:
             router = Router(config, env=env, hot_reload=hot_reload)
@@ -66,11 +72,6 @@ def configure(config: str | Path | None = None, *, env: str | None = None, hot_r
             )
         set_default(router)
         return router
-
-
-def _refuse_the_maker() -> None:
-    if _maker == threading.get_ident():
-        raise RouterError("the default router is just being made: in `bootstrap`, use the router that it is given")
 
 
 def _after_fork() -> None:
@@ -105,8 +106,7 @@ async def adispatch(
     queue: str | None = None,
 ) -> Dispatch:
     """`Router.adispatch` of the default Router, which is made in a thread, too."""
-    _refuse_the_maker()
-    router = _default
+    router = _at_hand()
     if router is None:
         router = await in_thread(default_router)
     return await router.adispatch(event, payload, delay=delay, at=at, queue=queue)

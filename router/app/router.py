@@ -67,6 +67,14 @@ class _State:
         self.point_of_type: dict[type, str] | None = None
 
 
+_set_up = threading.local()
+
+
+def being_set_up() -> Router | None:
+    """The Router whose ``bootstrap`` runs in this thread."""
+    return getattr(_set_up, "router", None)
+
+
 class Router:
     """Routes events as one file says. Safe to use from many threads, and after a fork.
 
@@ -123,14 +131,18 @@ class Router:
         path = self.table.settings.bootstrap
         if path is None:
             return
-        setup = import_bootstrap(path)
+        before = being_set_up()
+        _set_up.router = self
         self._in_bootstrap = True
         try:
-            setup(self)
-        except (Exception, SystemExit) as error:  # user code
-            raise HandlerImportError(f"{path}: {in_words(error)}{where(error)}") from error
+            setup = import_bootstrap(path)
+            try:
+                setup(self)
+            except (Exception, SystemExit) as error:  # user code
+                raise HandlerImportError(f"{path}: {in_words(error)}{where(error)}") from error
         finally:
             self._in_bootstrap = False
+            _set_up.router = before
 
     # -- the table -------------------------------------------------------------------------------------------------
 

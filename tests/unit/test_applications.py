@@ -28,7 +28,7 @@ import router as package
 from router import DispatchError, HandlerImportError, InvalidPayload, Router, RouterError, UnknownPoint
 from router.app import default
 from router.brokers.base import Outgoing, Receipt
-from router.config import Look
+from router.config import Look, load
 from router.jobs.job import Job, decode
 
 DEADLINE = 20.0
@@ -243,14 +243,52 @@ def test_the_loop_goes_on_while_the_default_router_is_made(
     assert seen() == [{"n": 1}]
 
 
-def test_a_bootstrap_that_would_wait_for_itself_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "app_waits.py").write_text(
-        "import asyncio, router\ndef setup(_): asyncio.run(router.adispatch('noted', {}))"
-    )
-    (folder / "extensions.yaml").write_text(FILE + "bootstrap: app_waits:setup\n")
+SETS_UP = """
+import asyncio, router
+
+router.register("noted", "app_handlers:noted", id="at-import")
+router.on("failed", print)
+
+def setup(given):
+    assert router.configure() is given
+    router.register_async("noted", "app_handlers:noted", id="in-setup")
+    asyncio.run(router.adispatch("noted", {"n": 1}))
+"""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("whose", ["the package's", "one that another takes the place of", "a worker's", "another's"])
+def test_in_a_bootstrap_and_what_it_imports_the_functions_of_the_package_are_those_of_its_router(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
     monkeypatch.setattr(default, "_default", None)
-    with pytest.raises(RouterError, match="in `bootstrap`, use the router that it is given"):
-        asyncio.run(package.adispatch("noted", {}))
+    if whose == "one that another takes the place of":
+        package.configure()
+    monkeypatch.delitem(sys.modules, "app_sets_up", raising=False)
+    (folder / "app_sets_up.py").write_text(SETS_UP)
+    (folder / "extensions.yaml").write_text(FILE + "bootstrap: app_sets_up:setup\n")
+    match whose:
+        case "the package's":
+            made = default.default_router()
+        case "another's":
+            made = Router("extensions.yaml")
+        case "a worker's":
+            made = Router.from_settings(load("extensions.yaml").settings)
+        case _:
+            made = package.configure("extensions.yaml")
+    assert {route.id for route in made.table.points["noted"].routes} >= {"at-import", "in-setup"}
+    assert made.listeners.by_name == {"failed": (print,)}
+    assert {"n": 1} in seen()
+
+
+def test_a_bootstrap_that_configures_another_router_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "app_other.py").write_text("import router\ndef setup(_): router.configure('other.yaml')")
+    (folder / "other.yaml").write_text(FILE)
+    (folder / "extensions.yaml").write_text(FILE + "bootstrap: app_other:setup\n")
+    monkeypatch.setattr(default, "_default", None)
+    for make in (package.configure, lambda: Router("extensions.yaml")):
+        with pytest.raises(RouterError, match="can't configure another router"):
+            make()
 
 
 @pytest.mark.parametrize("given", [{"config": "extensions.yaml"}, {"env": "test"}])
