@@ -264,7 +264,7 @@ def test_ctrl_c_ends_many_events_while_the_next_one_is_waited_for(own: App, tmp_
     [
         (b'{"point": "noted", "paylod": {"n": 1}, "delay": 60}', "unknown field `paylod`"),
         (b'{"point": "noted", "payload": {"n": "\xff"}}', "utf-8"),
-        (b'{"point": "noted", "payload": {"n": ' + b"[" * 5000, "recursion"),
+        (b'{"point": "noted", "payload": {"n": ' + b"[" * 100_000, "recursion"),
     ],
     ids=["unknown", "bytes", "deep"],
 )
