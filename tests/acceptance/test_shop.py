@@ -280,7 +280,7 @@ def test_a_line_that_says_something_else_is_refused(own: App, tmp_path: Path, li
 
 
 @pytest.mark.parametrize(
-    "payload", [os.fsdecode(b'{"n": "\xff"}'), "@bytes.json", "[" * 5000], ids=["text", "file", "deep"]
+    "payload", [os.fsdecode(b'{"n": "\xff"}'), "@bytes.json", "[" * 100_000], ids=["text", "file", "deep"]
 )
 def test_a_payload_that_no_json_can_be_is_wrong_usage(own: App, tmp_path: Path, payload: str) -> None:
     (tmp_path / "bytes.json").write_bytes(b'{"n": "\xff"}')
