@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,8 +11,7 @@ from typing import Any
 from router.config.names import id_problem, import_path_problem, point_problem
 from router.config.problems import Problem
 from router.errors import RegistrationError
-
-_OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+from router.routing.handlers import OURS
 
 
 def path_of(handler: str | Callable[..., Any]) -> str:
@@ -77,6 +75,6 @@ def _leads_to(path: str, handler: Callable[..., Any]) -> bool:
 def warn_caller(message: str) -> None:
     """Warn, in the line that called the package."""
     level, frame = 3, sys._getframe(1)
-    while frame.f_back is not None and frame.f_back.f_code.co_filename.startswith(_OURS):
+    while frame.f_back is not None and frame.f_back.f_code.co_filename.startswith(OURS):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)

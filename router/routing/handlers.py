@@ -17,7 +17,8 @@ from router.config.problems import did_you_mean
 from router.errors import HandlerImportError, in_words
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
-_OURS = os.path.join(_PACKAGE, "")
+OURS = os.path.join(_PACKAGE, "")
+"""What the file names of the router's own code begin with."""
 
 _CALLERS = (
     __file__,
@@ -98,7 +99,7 @@ def _import_module(path: str, module_name: str) -> Any:
 def where(error: BaseException) -> str:
     """The line at which importing or ``bootstrap`` failed, in words; none of ours."""
     files = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    lines = [f" (at {file}:{line})" for file, line in files if "importlib" not in file and not file.startswith(_OURS)]
+    lines = [f" (at {file}:{line})" for file, line in files if "importlib" not in file and not file.startswith(OURS)]
     return lines[-1] if lines else ""
 
 
